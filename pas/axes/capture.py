@@ -1,0 +1,118 @@
+"""Capture a network as one graph of ATen operators (`torch.export`, non-strict)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pas.errors import PasError
+
+BATCH = 2
+"""Examples in the captured batch: 1 would be confused with a dimension that broadcasts."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured network: its graph and what each placeholder stands for.
+
+    `tensors` maps a placeholder to the name of the parameter or buffer, `inputs` lists the placeholders of the network's
+    own inputs, `outputs` the nodes that it returns. `tied` maps every further name of a shared parameter to its first one.
+    """
+
+    graph: fx.Graph
+    tensors: dict[fx.Node, str]
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    parameters: frozenset[str]
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+def as_arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """An example as the positional and keyword arguments of a call."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, (tuple, list)) else (example,)), {}
+
+
+def rebatch(example: Example, batch: int) -> Example:
+    """The first example of every tensor, repeated `batch` times, so that nothing depends on the batch size that was handed in."""
+
+    def one(value: Any) -> Any:
+        return value[:1].expand(batch, *value.shape[1:]).contiguous() if isinstance(value, Tensor) and value.dim() else value
+
+    if isinstance(example, Mapping):
+        return {key: one(value) for key, value in example.items()}
+    if isinstance(example, (tuple, list)):
+        return tuple(one(value) for value in example)
+    return one(example)
+
+
+def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) -> Program:
+    """Export `model` in eval mode. With `dynamic_batch` the graph accepts any number of examples.
+
+    Raises PasError, naming the exporter's own first line, when the network's Python code can't be captured.
+    """
+    args, kwargs = as_arguments(rebatch(example, BATCH))
+    shapes = None
+    if dynamic_batch:
+        spec = lambda v: {0: torch.export.Dim.DYNAMIC} if isinstance(v, Tensor) and v.dim() else None  # noqa: E731
+        shapes = {**dict(zip(_argument_names(model), map(spec, args), strict=False)), **{k: spec(v) for k, v in kwargs.items()}}
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
+    except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
+        line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+        raise PasError(
+            f"{type(model).__name__} can't be captured by torch.export: {type(error).__name__}: {line.strip()}. Data-dependent "
+            "Python control flow in forward() is the usual reason; try torch.export.export(model, example, strict=False) alone."
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    signature = exported.graph_signature
+    kinds = torch.export.graph_signature.InputKind
+    by_name = {node.name: node for node in exported.graph.nodes}
+    tensors, inputs = {}, []
+    for spec in signature.input_specs:
+        node = by_name[spec.arg.name]
+        if spec.kind is kinds.USER_INPUT:
+            inputs.append(node)
+        else:
+            tensors[node] = spec.target
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            tied[name] = first[id(parameter)]
+    outputs = [by_name[spec.arg.name] for spec in signature.output_specs if hasattr(spec.arg, "name")]
+    return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters), tied)
+
+
+def _argument_names(model: nn.Module) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(model.forward).parameters)
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """The sizes of a node's (first) tensor; a symbolic size gives the size that it was captured with."""
+    value = node.meta["val"]
+    value = value[0] if isinstance(value, (tuple, list)) else value
+    return tuple(size if isinstance(size, int) else size.node.hint for size in value.shape)
+
+
+def owner(node: fx.Node) -> str:
+    """The path of the module whose forward made this node ('' for the network itself)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack.values())[-1][0] if stack else ""

@@ -1,0 +1,203 @@
+"""Element-wise types of tensor dimensions: who must stay together when channels go.
+
+A dimension of size n is typed by a *table*, an integer array ``[n, k]``: row i is a conjunction of ids, and element i of the
+dimension stays when all its ids stay. ``k`` is nearly always 1; it grows when a reshape splits a dimension (32 groups of 4
+channels: an element stays when its group and its place in the group stay). Id 0 stands for "always stays". ``None`` types a
+dimension that is never sliced (batch, space, tokens).
+
+`Ids` is the unification engine: a union-find over ids, and *bindings* that replace one id by a conjunction.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+Table = np.ndarray
+Dim = Table | None
+
+
+class Ids:
+    """Fresh ids, ties between them, and what must never be sliced. All operations work on whole tables at once."""
+
+    def __init__(self) -> None:
+        self._parent = np.zeros(1, dtype=np.int64)
+        self._bound: dict[int, tuple[int, ...]] = {}
+        self.label: list[str] = ["always"]
+        self.born: list[int] = [-1]
+        self._frozen: list[tuple[Table, str]] = []
+        self._inexact: list[Table] = []
+
+    def fresh(self, size: int, label: str, born: int) -> Table:
+        """A table ``[size, 1]`` of new ids; `label` names the axis that they may become, `born` orders it."""
+        start = len(self._parent)
+        self._parent = np.concatenate([self._parent, np.arange(start, start + size)])
+        self.label += [label] * size
+        self.born += [born] * size
+        return np.arange(start, start + size)[:, None]
+
+    def freeze(self, dim: Dim, reason: str) -> None:
+        """Whatever these ids become, they stay whole. The first reason given is the one that is shown."""
+        if dim is not None:
+            self._frozen.append((dim, reason))
+
+    def inexact(self, dim: Dim) -> None:
+        """Slicing these ids is legal but changes statistics that are taken over them."""
+        if dim is not None:
+            self._inexact.append(dim)
+
+    def resolve(self, table: Table) -> Table:
+        """The table in terms of representatives: unions followed, bindings expanded, repeated ids of a row dropped."""
+        table = self._find(table)
+        while self._bound:
+            hit = np.isin(table, np.fromiter(self._bound, dtype=np.int64))
+            if not hit.any():
+                break
+            table = np.concatenate([self._expand(table[:, c], hit[:, c]) for c in range(table.shape[1])], axis=1)
+            table = self._find(table)
+        return _compact(table)
+
+    def tie(self, a: Dim, b: Dim, reason: str) -> None:
+        """Element i of `a` stays exactly when element i of `b` does. Against an untyped dimension both stay whole."""
+        if a is None or b is None:
+            self.freeze(a if b is None else b, reason)
+            return
+        if a.shape[0] != b.shape[0]:
+            raise ValueError(f"tie of {a.shape[0]} elements with {b.shape[0]}: {reason}")
+        while True:
+            a, b = self.resolve(a), self.resolve(b)
+            a, b = _without_common(a, b)
+            rows = a.any(1) | b.any(1)
+            if not rows.any():
+                return
+            a, b = a[rows], b[rows]
+            empty = ~a.any(1) | ~b.any(1)  # one side always stays
+            if empty.any():
+                self.freeze(a[empty], reason)
+                self.freeze(b[empty], reason)
+                a, b = a[~empty], b[~empty]
+                if not len(a):
+                    return
+            single_a, single_b = (a > 0).sum(1) == 1, (b > 0).sum(1) == 1
+            if (single_a & single_b).any():
+                both = single_a & single_b
+                self._union(a[both].max(1), b[both].max(1))
+            elif (single_a ^ single_b).any():
+                self._bind(a, b, single_a & ~single_b)
+                self._bind(b, a, single_b & ~single_a)
+            else:  # pair the columns in order, slow-varying first; what is left over stays whole. Sound, if coarse.
+                k = min(a.shape[1], b.shape[1])
+                for c in range(k):
+                    both = (a[:, c] > 0) & (b[:, c] > 0)
+                    self._union(a[both, c], b[both, c])
+                for side, other in ((a, b), (b, a)):
+                    alone = side[:, :k] * (other[:, :k] == 0)
+                    self.freeze(alone, reason)
+                    self.freeze(side[:, k:], reason) if side.shape[1] > k else None
+                return
+
+    def split(self, table: Dim, n: int, m: int, labels: tuple[str, str]) -> tuple[Dim, Dim]:
+        """The types of sizes n (slow) and m (fast) that a dimension of n*m elements falls into.
+
+        A column that is constant along one side goes to the other; any other column is bound to fresh ids of both sides, so
+        that the slice stays a rectangle.
+        """
+        if table is None:
+            return None, None
+        table = self.resolve(table)
+        slow, fast = [], []
+        for column in table.T.reshape(-1, n, m):
+            if (column == column[:, :1]).all():
+                slow.append(column[:, 0])
+            elif (column == column[:1]).all():
+                fast.append(column[0])
+            else:
+                born = min(self.born[i] for i in column.flat)
+                u, w = self.fresh(n, labels[0], born), self.fresh(m, labels[1], born)
+                grid = merge(u, w, n, m)
+                self.tie(column.reshape(-1, 1), grid, "split")
+                slow.append(u[:, 0])
+                fast.append(w[:, 0])
+        stack = lambda columns: _compact(np.stack(columns, axis=1)) if columns else None  # noqa: E731
+        return _none_if_constant(stack(slow)), _none_if_constant(stack(fast))
+
+    def frozen(self) -> dict[int, str]:
+        """Representative id -> why it stays whole."""
+        reasons: dict[int, str] = {}
+        for table, reason in self._frozen:
+            for i in np.unique(self.resolve(table)):
+                reasons.setdefault(int(i), reason)
+        return reasons
+
+    def not_exact(self) -> set[int]:
+        """Representative ids whose slice is legal but not exact."""
+        return {int(i) for table in self._inexact for i in np.unique(self.resolve(table))}
+
+    def _find(self, ids: np.ndarray) -> np.ndarray:
+        found = self._parent[ids]
+        while True:
+            above = self._parent[found]
+            if (above == found).all():
+                return found
+            found = above
+
+    def _union(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Repeated until stable, because duplicates within one call write to the same parent."""
+        while True:
+            a_root, b_root = self._find(a), self._find(b)
+            high, low = np.maximum(a_root, b_root), np.minimum(a_root, b_root)
+            if (high == low).all():
+                return
+            np.minimum.at(self._parent, high, low)
+
+    def _bind(self, single: Table, many: Table, rows: np.ndarray) -> None:
+        """Replace the one id of each row of `single` by the conjunction in `many` (the first row of each id; `tie` repeats)."""
+        ids = single.max(1)
+        chosen = np.flatnonzero(rows)
+        _, first = np.unique(ids[chosen], return_index=True)
+        for row in chosen[first]:
+            one, conjunction = int(ids[row]), tuple(int(i) for i in many[row] if i)
+            if one in self._bound or any(int(self._find(np.array(i))) != i or i in self._bound for i in conjunction):
+                continue  # bound a moment ago, in this very loop: the next round sees it resolved
+            self._bound[one] = conjunction
+
+    def _expand(self, column: np.ndarray, hit: np.ndarray) -> Table:
+        width = max((len(self._bound[int(i)]) for i in column[hit]), default=1)
+        out = np.zeros((len(column), width), dtype=np.int64)
+        out[:, 0] = column
+        for row in np.flatnonzero(hit):
+            conjunction = self._bound[int(column[row])]
+            out[row, : len(conjunction)] = conjunction
+            out[row, len(conjunction) :] = 0
+        return out
+
+
+def merge(a: Dim, b: Dim, n: int, m: int) -> Dim:
+    """The type of two neighbouring dimensions of sizes n (slow) and m (fast) flattened into one."""
+    if a is None and b is None:
+        return None
+    slow = np.zeros((n, 1), dtype=np.int64) if a is None else a
+    fast = np.zeros((m, 1), dtype=np.int64) if b is None else b
+    return _compact(np.concatenate([np.repeat(slow, m, axis=0), np.tile(fast, (n, 1))], axis=1))
+
+
+def _compact(table: Table) -> Table:
+    """Drop ids repeated within a row and columns that say nothing; at least one column stays."""
+    if table.shape[1] == 1:
+        return table
+    table = table.copy()
+    for c in range(1, table.shape[1]):
+        repeated = (table[:, :c] == table[:, c : c + 1]).any(1)
+        table[repeated, c] = 0
+    keep = table.any(0)
+    return table[:, keep] if keep.any() else table[:, :1]
+
+
+def _without_common(a: Table, b: Table) -> tuple[Table, Table]:
+    """Rows without the ids that they share: what both sides ask for needs no tie."""
+    in_b = (a[:, :, None] == b[:, None, :]).any(2)
+    in_a = (b[:, :, None] == a[:, None, :]).any(2)
+    return _compact(np.where(in_b, 0, a)), _compact(np.where(in_a, 0, b))
+
+
+def _none_if_constant(dim: Dim) -> Dim:
+    return None if dim is None or not dim.any() else dim

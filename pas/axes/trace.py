@@ -1,0 +1,192 @@
+"""What rules talk to: the types of all nodes so far, and the facts that they record for cost, masks and slicing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from pas.axes.capture import Program, owner, shape
+from pas.axes.ids import Dim, Ids, merge
+
+Type = tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A number of multiply-adds: `coefficient` times the kept elements of each dimension (`sizes` where it is untyped)."""
+
+    coefficient: int
+    dims: tuple[Dim, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An integer in the graph that counts channels: position `index` of argument `argument` of a node is the size of `dim`."""
+
+    node: fx.Node
+    argument: int
+    index: int
+    dim: Dim
+
+
+class Trace:
+    """The state of one pass over a captured graph."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.ids = Ids()
+        self.types: dict[fx.Node, Type] = {}
+        self.terms: list[Term] = []
+        self.constants: list[Constant] = []
+        self.readers: list[tuple[str, int]] = []
+        self.groups: dict[str, Dim] = {}
+        self._position = {node: i for i, node in enumerate(program.graph.nodes)}
+        self._first: dict[str, fx.Node] = {}
+
+    def __getitem__(self, node: fx.Node) -> Type:
+        """The type of a node. A parameter met for the first time gets fresh ids in every dimension that could be an axis."""
+        if node not in self.types:
+            name = self.program.tensors[node]
+            self.types[node] = tuple(self.ids.fresh(n, name, self._position[node]) if n > 1 else None for n in shape(node))
+        return self.types[node]
+
+    # -- reading a call
+
+    def arguments(self, node: fx.Node, count: int) -> list[Any]:
+        """The first `count` arguments by position, keywords put in their places, absent ones None."""
+        names = [argument.name for argument in node.target._schema.arguments]
+        values = list(node.args) + [None] * (len(names) - len(node.args))
+        for key, value in node.kwargs.items():
+            values[names.index(key)] = value
+        return (values + [None] * count)[:count]
+
+    def tensor_arguments(self, node: fx.Node) -> list[fx.Node]:
+        """All arguments that are tensors, lists included."""
+        return [arg for arg in node.all_input_nodes if isinstance(arg.meta.get("val"), torch.Tensor)]
+
+    def tensor_name(self, node: fx.Node) -> str:
+        """The parameter that a node is, or the node's own name when it is computed."""
+        return self.program.tensors.get(node, node.name)
+
+    # -- making and relating ids
+
+    def fresh(self, size: int, node: fx.Node, role: str = "") -> Dim:
+        """New ids that are born at this node and named after its module."""
+        return self.ids.fresh(size, _label(node, role), self._position[node])
+
+    def split(self, dim: Dim, n: int, m: int, node: fx.Node, roles: tuple[str, str]) -> tuple[Dim, Dim]:
+        """`Ids.split` with labels that name this node's module."""
+        return self.ids.split(dim, n, m, (_label(node, roles[0]), _label(node, roles[1])))
+
+    def freeze(self, dims: Iterable[Dim], node: fx.Node) -> None:
+        """Keep dimensions whole, because this node can't follow them."""
+        for dim in dims:
+            self.ids.freeze(dim, place(node))
+
+    def constrain(self, tensor: fx.Node, dims: Type, node: fx.Node) -> None:
+        """The dimensions of a parameter (or of a computed tensor) are these."""
+        if tensor in self.types or tensor not in self.program.tensors:
+            for have, want in zip(self[tensor], dims, strict=True):
+                self.ids.tie(have, want, place(node))
+        else:
+            self.types[tensor] = dims
+
+    def broadcast(self, nodes: Sequence[fx.Node], node: fx.Node, skip: int | None = None) -> Type:
+        """Tie the dimensions that meet when tensors are broadcast together, except dimension `skip`."""
+        rank = len(shape(node))
+        out: list[Dim] = [None] * rank
+        known = [False] * rank
+        for other in nodes:
+            sizes, dims = shape(other), self[other]
+            for d, (size, dim) in enumerate(zip(sizes, dims, strict=True), start=rank - len(sizes)):
+                if d == skip or size == 1:
+                    continue
+                if known[d]:
+                    self.ids.tie(out[d], dim, place(node))
+                    out[d] = dim if out[d] is None else out[d]
+                else:
+                    out[d], known[d] = dim, True
+        return tuple(out)
+
+    def stack(self, pieces: Sequence[Dim], sizes: Sequence[int]) -> Dim:
+        """The type of a concatenation; untyped pieces always stay."""
+        if all(piece is None for piece in pieces):
+            return None
+        width = max(piece.shape[1] for piece in pieces if piece is not None)
+        tables = []
+        for piece, size in zip(pieces, sizes, strict=True):
+            table = np.zeros((size, width), dtype=np.int64)
+            if piece is not None:
+                table[:, : piece.shape[1]] = piece
+            tables.append(table)
+        return np.concatenate(tables)
+
+    def reshape(self, source: Type, old: Sequence[int], new: Sequence[int], node: fx.Node) -> Type:
+        """Match old against new sizes with two pointers; each matched group merges, then splits."""
+        out: list[Dim] = []
+        i = j = 0
+        while i < len(old) or j < len(new):
+            olds, news = [i], [j]
+            i, j = i + 1, j + 1
+            if olds[0] >= len(old) or news[0] >= len(new):  # trailing dimensions of size 1
+                out += [None] * (news[0] < len(new))
+                continue
+            if old[olds[0]] != new[news[0]] and 1 in (old[olds[0]], new[news[0]]):  # a size-1 dimension appears or goes
+                if old[olds[0]] == 1:
+                    j -= 1
+                else:
+                    out.append(None)
+                    i -= 1
+                continue
+            while math.prod(old[d] for d in olds) != math.prod(new[d] for d in news):
+                if math.prod(old[d] for d in olds) < math.prod(new[d] for d in news):
+                    olds.append(i)
+                    i += 1
+                else:
+                    news.append(j)
+                    j += 1
+            merged, size = source[olds[0]], old[olds[0]]
+            for d in olds[1:]:
+                merged, size = merge(merged, source[d], size, old[d]), size * old[d]
+            for d in news[:-1]:
+                size //= new[d]
+                head, merged = self.split(merged, new[d], size, node, (f"split{d}", f"split{d + 1}"))
+                out.append(head)
+            out.append(merged)
+        return tuple(out)
+
+    # -- recording facts
+
+    def reads(self, weight: fx.Node, dim: int, table: Dim, node: fx.Node) -> None:
+        """This parameter sums over the axis: zeroing its slice there switches a channel off."""
+        if weight in self.program.tensors:
+            self.readers.append((self.program.tensors[weight], dim))
+        else:
+            self.ids.freeze(table, f"{place(node)}: its weight is computed")
+
+    def macs(self, coefficient: int, dims: Type, sizes: tuple[int, ...]) -> None:
+        """Add multiply-adds of the whole captured batch."""
+        self.terms.append(Term(coefficient, dims, sizes))
+
+    def constant(self, node: fx.Node, argument: int, index: int, dim: Dim) -> None:
+        """This integer of the graph is the size of a dimension that may be sliced."""
+        if dim is not None:
+            self.constants.append(Constant(node, argument, index, dim))
+
+
+def place(node: fx.Node) -> str:
+    """An operator and where it stands, for a person."""
+    name = str(getattr(node.target, "overloadpacket", node.target))
+    return f"{name} in {owner(node) or 'the network'}"
+
+
+def _label(node: fx.Node, role: str) -> str:
+    path = owner(node).removesuffix(".reparam_conv") or node.name
+    return f"{path}.{role}" if role else path

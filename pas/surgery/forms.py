@@ -1,0 +1,79 @@
+"""A signature is read off the fused form; these functions say what it means for the form that is being trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pas.axes.capture import Example
+from pas.axes.ids import Dim, merge
+from pas.axes.infer import infer
+from pas.axes.signature import Signature
+from pas.surgery.fuse import Block, blocks, fuse
+
+
+def signature(model: nn.Module, example: Example) -> Signature:
+    """Infer the axes of a network (of its fused form, where it has re-parameterised blocks).
+
+    `example`: a tensor (N, ...), a tuple of inputs, or a dict of keyword inputs; nothing depends on N. The model is left as it
+    was. Raises PasError when torch.export can't capture the network.
+    """
+    return infer(fuse(model), example)
+
+
+@dataclass(frozen=True)
+class TypedBlock:
+    """A block of the training form with the types of its fused convolution: what it reads, what it writes, its groups."""
+
+    block: Block
+    reads: Dim
+    writes: Dim
+    groups: Dim
+
+
+def typed_blocks(model: nn.Module, signature: Signature) -> dict[str, TypedBlock]:
+    """Every block that is in its training form, by path."""
+    found = {}
+    for path, block in blocks(model):
+        name = f"{path}.reparam_conv.weight" if path else "reparam_conv.weight"
+        writes, reads, *_ = signature.dims[name]
+        found[path] = TypedBlock(block, reads, writes, signature.groups.get(name))
+    return found
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A parameter of the form at hand that sums over an axis: zeroing its slices along `dim` switches channels off."""
+
+    parameter: str
+    dim: int
+    table: Dim
+
+
+def readers(model: nn.Module, signature: Signature) -> list[Reader]:
+    """Every reader in the form at hand.
+
+    In a block these are the kernels of all its branches and the scale of its identity norm: a scale of zero leaves the norm's
+    bias, which is what a norm of zeros in training mode gives.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    typed = typed_blocks(model, signature)
+    fused = {f"{path}.reparam_conv.weight" if path else "reparam_conv.weight" for path in typed}
+    found = []
+    for slot in signature.readers:
+        if slot.parameter not in fused:
+            found.append(Reader(slot.parameter, slot.dim, signature.dims[slot.parameter][slot.dim]))
+    for item in typed.values():
+        if item.reads is None:  # depth-wise: the channel passes on
+            continue
+        found += [Reader(names[id(conv.weight)], 1, item.reads) for conv, _ in item.block.branches]
+        if item.block.identity is not None:
+            found.append(Reader(names[id(item.block.identity.weight)], 0, flat_input(item)))
+    return found
+
+
+def flat_input(item: TypedBlock) -> Dim:
+    """The type of a block's whole input dimension, from its group index and its place in the group."""
+    groups = item.block.main.groups
+    return item.reads if groups == 1 else merge(item.groups, item.reads, groups, item.block.main.weight.shape[1])

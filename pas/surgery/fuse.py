@@ -1,0 +1,139 @@
+"""Merge the branches of re-parameterised blocks into one convolution.
+
+RepVGG (https://arxiv.org/abs/2101.03697, section 3.3) and MobileOne (https://arxiv.org/abs/2206.04040, section 3): a block
+``y = act(sum_b norm_b(W_b * x))`` is ``act(W * x + bias)``, because a convolution followed by a norm in eval mode is a
+convolution, a 1x1 kernel is a larger kernel padded with zeros, and the identity is a kernel with ones on its diagonal.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.models.byobnet import MobileOneBlock, RepVggBlock
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+
+
+class IdentityNorm(nn.BatchNorm2d):
+    """The identity branch of a block whose input and output keep different channels.
+
+    Output channel o reads input channel ``source[o]``; where that was dropped (-1) it reads zeros, and the norm's bias stays:
+    leaving it out is the classic error. Shapes: (N, C_in, H, W) -> (N, C_out, H, W).
+    """
+
+    source: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d, source: Tensor) -> None:
+        super().__init__(len(source), norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self.register_buffer("source", source, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+        return super().forward(x.index_select(1, self.source % x.shape[1]))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A re-parameterised block in its training form: convolutions with their norms, and perhaps the norm of an identity."""
+
+    module: nn.Module
+    branches: tuple[tuple[nn.Conv2d, nn.BatchNorm2d], ...]
+    identity: nn.BatchNorm2d | None
+
+    @property
+    def main(self) -> nn.Conv2d:
+        """The branch with the largest kernel: stride, padding and groups of the fused convolution."""
+        return self.branches[0][0]
+
+
+def _repvgg(block: RepVggBlock) -> Block:
+    return Block(block, tuple((b.conv, b.bn) for b in (block.conv_kxk, block.conv_1x1)), block.identity)
+
+
+def _mobileone(block: MobileOneBlock) -> Block:
+    scale = [] if block.conv_scale is None else [block.conv_scale]
+    return Block(block, tuple((b.conv, b.bn) for b in [*block.conv_kxk, *scale]), block.identity)
+
+
+READERS: dict[type[nn.Module], Callable[..., Block]] = {RepVggBlock: _repvgg, MobileOneBlock: _mobileone}
+"""How to read the branches of each kind of block."""
+
+
+def blocks(model: nn.Module) -> Iterator[tuple[str, Block]]:
+    """The path and the branches of every block that is in its training form."""
+    for path, module in model.named_modules():
+        if type(module) in READERS and module.reparam_conv is None:
+            yield path, READERS[type(module)](module)
+
+
+def equivalent_kernel(block: Block) -> tuple[Tensor, Tensor]:
+    """Weight (C_out, C_in / groups, K, K) and bias (C_out) that compute what the branches compute in eval mode, differentiably."""
+    size = block.main.kernel_size
+    weight, bias = 0, 0
+    for conv, norm in block.branches:
+        scale, shift = _affine(norm)
+        pads = [p for big, small in zip(reversed(size), reversed(conv.kernel_size), strict=True) for p in [(big - small) // 2] * 2]
+        weight = weight + F.pad(conv.weight * scale[:, None, None, None], pads)
+        bias = bias + shift + (0 if conv.bias is None else conv.bias * scale)
+    if block.identity is not None:
+        scale, shift = _affine(block.identity)
+        weight = weight + _identity_kernel(block) * scale[:, None, None, None]
+        bias = bias + shift
+    return weight, bias
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A new network in which every block is one convolution with its activation, in plain torch modules.
+
+    Ordinary convolutions keep their norms; a network without such blocks comes back as an equal copy. Other modules that bring
+    timm's re-parameterisation hooks are merged by these. Mode, dtype and device stay.
+    """
+    model = copy.deepcopy(model)
+    for path, block in list(blocks(model)):
+        fused = _fused(block)
+        fused.train(block.module.training)
+        if not path:
+            return fused
+        model.set_submodule(path, fused)
+    if any(callable(getattr(module, hook, None)) for module in model.modules() for hook in ("reparameterize", "fuse")
+           if type(module) not in READERS):  # fmt: skip
+        model = reparameterize_model(model)
+    return model
+
+
+def _fused(block: Block) -> nn.Sequential:
+    main = block.main
+    weight, bias = equivalent_kernel(block)
+    conv = nn.Conv2d(main.in_channels, main.out_channels, main.kernel_size, main.stride, main.padding, main.dilation,
+                     main.groups, bias=True, padding_mode=main.padding_mode, device=weight.device, dtype=weight.dtype)  # fmt: skip
+    with torch.no_grad():
+        conv.weight.copy_(weight)
+        conv.bias.copy_(bias)
+    layers = OrderedDict(reparam_conv=conv)
+    if not isinstance(block.module.attn, nn.Identity):
+        layers["attn"] = block.module.attn
+    if not isinstance(block.module.act, nn.Identity):
+        layers["act"] = block.module.act
+    return nn.Sequential(layers)
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A norm in eval mode as scale and shift."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _identity_kernel(block: Block) -> Tensor:
+    """Ones where output o reads input ``source[o]``, at the centre; zeros for an input that was dropped."""
+    conv = block.main
+    kernel = torch.zeros_like(conv.weight)
+    out, per_group = kernel.shape[:2]
+    source = block.identity.source if isinstance(block.identity, IdentityNorm) else torch.arange(out, device=kernel.device)
+    rows = torch.nonzero(source >= 0).flatten()
+    kernel[rows, source[rows] % per_group, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1
+    return kernel

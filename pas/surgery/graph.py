@@ -1,0 +1,83 @@
+"""The captured graph of a network as a module that trains, with the numbers of channels in it rewritten."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from pas.architecture import Architecture
+from pas.axes.capture import owner
+from pas.axes.infer import infer
+from pas.axes.signature import Signature, rows
+
+aten = torch.ops.aten
+_LEAVES = {
+    nn.Conv1d: aten.conv1d, nn.Conv2d: aten.conv2d, nn.Conv3d: aten.conv3d, nn.Linear: aten.linear,
+    nn.BatchNorm1d: aten.batch_norm, nn.BatchNorm2d: aten.batch_norm, nn.BatchNorm3d: aten.batch_norm,
+    nn.Dropout: aten.dropout, nn.ReLU: aten.relu,
+}  # fmt: skip
+_CHECKS = (aten._assert_tensor_metadata, aten._assert_scalar, aten.sym_constrain_range_for_size, aten.sym_constrain_range)
+
+
+def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architecture: Architecture) -> fx.GraphModule:
+    """The graph of `model` over the tensors of `small` (the same modules, already cut), for any number of examples.
+
+    Leaf modules become calls of modules under their old names, so that `train()` and `eval()` switch norms and dropout, and
+    state-dict keys stay. Integers that count channels become the counts that stay. Needs nothing of `pas` to run.
+    """
+    dynamic = infer(model, signature.example, dynamic_batch=True)
+    keep = dynamic.mask(architecture)
+    root = copy.deepcopy(small)
+    modules = dict(root.named_modules())
+    graph, values = fx.Graph(), {}
+    constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
+    for node in dynamic.program.graph.nodes:
+        if node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
+            continue
+        if node.op == "placeholder":
+            values[node] = graph.placeholder(node.name)
+        elif node.op == "output":
+            results = tuple(values[out] for out in dynamic.program.outputs)
+            graph.output(results[0] if len(results) == 1 else results)
+        else:
+            path = owner(node)
+            if _is_leaf(node, modules.get(path)):
+                values[node] = graph.call_module(path, (values[node.args[0]],))
+            elif getattr(node.target, "overloadpacket", None) is aten.batch_norm:
+                _lift_norm(root, modules[path], path)
+                values[node] = graph.call_module(path, (values[node.args[0]],))
+            else:
+                args = tuple(_rewrite(node, i, argument, constants) for i, argument in enumerate(node.args))
+                load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
+                values[node] = graph.call_function(node.target, fx.map_arg(args, load), fx.map_arg(node.kwargs, load))
+    graph.lint()
+    built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
+    return built.train(small.training)
+
+
+def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
+    packet = getattr(node.target, "overloadpacket", None)
+    return type(module) in _LEAVES and packet in (_LEAVES[type(module)], aten.relu_ if type(module) is nn.ReLU else None)
+
+
+def _lift_norm(root: nn.Module, module: nn.Module, path: str) -> None:
+    """A norm whose module does more (activation, dropout) as an ordinary norm: the rest of it is in the graph."""
+    norm = nn.BatchNorm2d(len(module.running_mean), module.eps, module.momentum)
+    for name in ("weight", "bias"):
+        norm.register_parameter(name, getattr(module, name))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        norm.register_buffer(name, getattr(module, name))
+    root.set_submodule(path, norm)
+
+
+def _rewrite(node: fx.Node, position: int, argument: object, constants: dict) -> object:
+    if not isinstance(argument, (list, tuple)):
+        return argument
+    return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]
+
+
+def _load(graph: fx.Graph, values: dict, node: fx.Node, signature: Signature) -> fx.Node:
+    values[node] = graph.get_attr(signature.program.tensors[node])
+    return values[node]

@@ -1,0 +1,138 @@
+"""Cut the dropped channels out: a smaller network with the same names."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pas.architecture import Architecture
+from pas.axes.capture import as_arguments
+from pas.axes.signature import Signature, rows
+from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
+from pas.surgery.fuse import fuse
+from pas.surgery.graph import rebuild
+from pas.surgery.mask import rewired
+
+
+def slice(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:  # noqa: A001
+    """A smaller network that computes what `mask` computes (exactly, for the axes that are `exact`).
+
+    The modules and names of the argument stay; a re-parameterised block stays in its training form, its identity branch rewired.
+    Where the network's own Python code holds numbers of channels that would now be stale, the captured graph of the fused form
+    comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and exports like any module.
+
+    Raises PasError when the architecture belongs to another network.
+    """
+    keep = signature.mask(architecture)
+    small = _cut(model, signature, keep)
+    stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
+    if not stale:
+        return small
+    plain = fuse(model)
+    graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
+    return small if _same(small, graph, signature) else graph
+
+
+def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
+    """Index every parameter and buffer by the channels that stay, and tell the modules their new sizes."""
+    model = copy.deepcopy(model)
+    typed = typed_blocks(model, signature)
+    blocked = {f"{path}.reparam_conv" if path else "reparam_conv" for path in typed}
+    for path, item in typed.items():
+        _cut_block(model, path, item, keep)
+    done: dict[int, nn.Parameter] = {}
+    for path, module in list(model.named_modules()):
+        if path in blocked:
+            continue
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            full = f"{path}.{name}" if path else name
+            dims = signature.dims.get(signature.program.tied.get(full, full))
+            if tensor is not None and dims is not None and any(dim is not None for dim in dims):
+                _take(module, name, [rows(dim, keep, size) for dim, size in zip(dims, tensor.shape, strict=True)], done)
+        group = signature.groups.get(f"{path}.weight" if path else "weight")
+        _resize(module, None if group is None else int(rows(group, keep, 0).sum()))
+    return model
+
+
+def _cut_block(model: nn.Module, path: str, item: TypedBlock, keep: np.ndarray) -> None:
+    main = item.block.main
+    reads, writes = rows(item.reads, keep, main.weight.shape[1]), rows(item.writes, keep, main.out_channels)
+    inputs = rows(flat_input(item), keep, main.in_channels)
+    groups = None if item.groups is None else int(rows(item.groups, keep, 0).sum())
+    done: dict[int, nn.Parameter] = {}
+    if item.block.identity is not None:
+        name = f"{path}.identity" if path else "identity"
+        if item.reads is None:  # depth-wise: input and output keep the same channels
+            _cut_norm(item.block.identity, writes, done)
+        else:
+            model.set_submodule(name, rewired(item, inputs, writes, compact=True))
+    for conv, norm in item.block.branches:
+        _take(conv, "weight", [writes, reads, *(np.ones(k, dtype=bool) for k in conv.kernel_size)], done)
+        if conv.bias is not None:
+            _take(conv, "bias", [writes], done)
+        _resize(conv, groups)
+        _cut_norm(norm, writes, done)
+
+
+def _cut_norm(norm: nn.BatchNorm2d, writes: np.ndarray, done: dict[int, nn.Parameter]) -> None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        _take(norm, name, [writes], done)
+    _resize(norm, None)
+
+
+def _take(module: nn.Module, name: str, keep: list[np.ndarray], done: dict[int, nn.Parameter]) -> None:
+    """Replace a tensor of a module by its kept part. A shared parameter stays shared."""
+    old = getattr(module, name)
+    if id(old) in done:
+        setattr(module, name, done[id(old)])
+        return
+    new: Tensor = old.detach()
+    for dim, kept in enumerate(keep):
+        if not kept.all():
+            new = new.index_select(dim, torch.from_numpy(np.flatnonzero(kept)).to(new.device))
+    new = new.clone(memory_format=torch.preserve_format)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+        done[id(old)] = new
+        done[id(new)] = new  # also keeps `new` alive, so that its id is not given out again
+        module.register_parameter(name, new)
+    else:
+        module.register_buffer(name, new, persistent=name not in module._non_persistent_buffers_set)
+
+
+def _resize(module: nn.Module, groups: int | None) -> None:
+    """The sizes that a module keeps beside its tensors."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        module.groups = module.groups if groups is None else groups
+        module.out_channels = module.weight.shape[0]
+        module.in_channels = module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+        module.num_features = len(module.running_mean)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+
+
+def _same(small: nn.Module, graph: nn.Module, signature: Signature) -> bool:
+    """Does the network's own code, run on the sliced modules, still compute what the rewritten graph computes?"""
+    parameter = next(small.parameters())
+
+    def run(model: nn.Module) -> Tensor | None:
+        args, kwargs = as_arguments(signature.example)
+        cast = lambda v: v.to(parameter) if isinstance(v, Tensor) and v.is_floating_point() else v  # noqa: E731
+        model = copy.deepcopy(model).eval()
+        try:
+            with torch.no_grad():
+                return model(*map(cast, args), **{k: cast(v) for k, v in kwargs.items()})
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # stale sizes in the code
+            return None
+
+    ours, theirs = run(small), run(graph)
+    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor) or ours.shape != theirs.shape:
+        return False
+    tolerance = 50 * torch.finfo(ours.dtype).eps ** 0.75
+    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
