@@ -1,0 +1,114 @@
+"""Round scores to an architecture whose cost lies in the budget's band.
+
+The band: never above the target; below it by at most 1 % of the target or the cheapest single step at the final widths,
+whichever is larger. In every axis the channels with the highest scores stay, so an architecture is a width per axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pas.axes.signature import Axis
+
+SLACK = 0.01
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The legal widths of every axis that may be sliced: `least` to its size in steps of `step` (the full size always)."""
+
+    axes: tuple[Axis, ...]
+    least: tuple[int, ...]
+    step: int
+    channels: int
+
+    def ladder(self, a: int) -> list[int]:
+        """The legal widths of axis number `a`, ascending."""
+        size, first = self.axes[a].size, self.least[a]
+        inside = range(math.ceil(first / self.step) * self.step, size, self.step)
+        return [*inside, size]
+
+    def mask(self, order: list[np.ndarray], widths: list[int]) -> np.ndarray:
+        """Booleans over all channels: in each axis the first `width` channels of its order."""
+        mask = np.ones(self.channels, dtype=bool)
+        for axis, ranked, width in zip(self.axes, order, widths, strict=True):
+            mask[axis.start + ranked[width:]] = False
+        return mask
+
+
+def ranked(axes: tuple[Axis, ...], scores: np.ndarray) -> list[np.ndarray]:
+    """Per axis its channels from the highest score to the lowest; equal scores keep their order."""
+    return [np.argsort(-scores[axis.start : axis.start + axis.size], kind="stable") for axis in axes]
+
+
+def land(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]) -> np.ndarray:
+    """The mask over all channels that keeps the highest scores and lies in the band.
+
+    `scores` (channels,): a higher score stays longer, across axes too. `load(mask)`: cost over target, monotone in the mask.
+    First one threshold for all axes, as low as the budget allows; then whatever still fits, highest score first; then, when the
+    rest is more than the band allows, exchanges of a step in one axis for steps in others.
+    """
+    order = ranked(widths.axes, scores)
+    ladders = [widths.ladder(a) for a in range(len(widths.axes))]
+    values = [scores[axis.start + rank] for axis, rank in zip(widths.axes, order, strict=True)]
+
+    def at(threshold: float) -> list[int]:
+        """The lowest rung that holds all channels above the threshold."""
+        counts = [int((value > threshold).sum()) for value in values]
+        return [next(rung for rung in ladder if rung >= count) for ladder, count in zip(ladders, counts, strict=True)]
+
+    def cost(state: list[int]) -> float:
+        return load(widths.mask(order, state))
+
+    levels = np.unique(np.concatenate([[-np.inf, np.inf], *values]))
+    low, high = 0, len(levels) - 1  # the lowest threshold whose widths are within the budget
+    while low < high:
+        middle = (low + high) // 2
+        if cost(at(levels[middle])) <= 1:
+            high = middle
+        else:
+            low = middle + 1
+    state = _fill(at(levels[high]), ladders, values, cost)
+    if 1 - cost(state) > SLACK:
+        state = _exchange(state, ladders, values, cost)
+    return widths.mask(order, state)
+
+
+def _fill(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable, skip: int = -1) -> list[int]:
+    """Climb single rungs, the highest score first, until none fits any more."""
+    state = list(state)
+    blocked: set[int] = {skip}
+    while True:
+        rungs = [(values[a][w], a) for a, w in enumerate(state) if a not in blocked and w < ladders[a][-1]]
+        if not rungs:
+            return state
+        _, a = max(rungs)
+        up = [*state[:a], _next(ladders[a], state[a]), *state[a + 1 :]]
+        if cost(up) <= 1:
+            state = up
+        else:
+            blocked.add(a)  # costs only grow, so what does not fit now never will
+
+
+def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable) -> list[int]:
+    """Step one axis down and fill with the others; keep the change that lands in the band for the smallest loss of score."""
+    best, best_key = state, (False, cost(state), 0.0)
+    for a, ladder in enumerate(ladders):
+        for steps in (1, 2):
+            rung = ladder.index(state[a]) - steps
+            if rung < 0:
+                continue
+            changed = _fill([*state[:a], ladder[rung], *state[a + 1 :]], ladders, values, cost, skip=a)
+            total, loss = cost(changed), float(values[a][ladder[rung] : state[a]].sum())
+            key = (total >= 1 - SLACK, 0.0 if total >= 1 - SLACK else total, -loss)
+            if key > best_key:
+                best, best_key = changed, key
+    return best
+
+
+def _next(ladder: list[int], width: int) -> int:
+    return next(rung for rung in ladder if rung > width)

@@ -1,0 +1,16 @@
+"""The methods, by name."""
+
+from __future__ import annotations
+
+from pas.methods.base import Method, Problem
+from pas.methods.pas import Pas
+from pas.methods.uniform import Uniform
+
+METHODS: dict[str, type[Method]] = {"pas": Pas, "uniform": Uniform}
+DEFAULTS: dict[str, dict[str, float]] = {
+    "pas": {"gate_lr": 0.5, "warmup": 0.1, "ramp": 0.6, "cost_power": 1.0, "floor": 0.1, "reach": 0.5, "memory": 0.97},
+    "uniform": {},
+}
+"""Options of each method; `conf/method/NAME.yaml` holds the same."""
+
+__all__ = ["DEFAULTS", "METHODS", "Method", "Problem"]
