@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from pas.allocate.landing import Widths, land
 from pas.architecture import Architecture
 from pas.axes.capture import Example
-from pas.axes.signature import Axis, Signature
+from pas.axes.signature import Axis, Signature, rows
 from pas.budget import Budget, limits
 from pas.cost.macs import human
 from pas.errors import PasError
 from pas.methods import DEFAULTS, METHODS, Problem
-from pas.surgery.forms import signature, typed_blocks
+from pas.surgery.forms import flat_input, signature, typed_blocks
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
 
@@ -91,12 +91,15 @@ class Search:
         """What an export would keep now: the gates nearest to their threshold closed or reopened until the budget holds."""
         return self.signature.architecture(land(self.widths, self.method.scores(), self.limits.load))
 
+    def settled(self) -> nn.Module:
+        """A copy of the backbone as the gates left it: what a dropped channel did to running statistics is undone."""
+        backbone = copy.deepcopy(self.backbone)
+        _settle(backbone, self.signature, land(self.widths, self.method.scores(), self.limits.load))
+        return backbone
+
     def slice(self) -> nn.Module:
         """The smaller network as it stands, re-parameterised blocks still in their training form."""
-        settled = copy.deepcopy(self.backbone)
-        mask = land(self.widths, self.method.scores(), self.limits.load)
-        _settle(settled, self.signature, mask)
-        return slice(settled, self.signature, self.signature.architecture(mask))
+        return slice(self.settled(), self.signature, self.architecture)
 
     def export(self) -> nn.Module:
         """A plain, fused, smaller network in the band of the budget; valid at any moment."""
@@ -117,23 +120,32 @@ class Search:
             "frozen": {axis.name: axis.frozen for axis in self.signature.axes if not axis.prunable},
         }
 
-    def status(self) -> dict[str, str]:
-        """A few words for a progress bar: open channels, and what the open ones cost against the target."""
-        now = self.method.open()
-        free = self.method.problem.free
-        words = {"open": f"{int(now[free].sum())}/{len(free)}"}
+    def numbers(self) -> dict[str, float]:
+        """How far the search is: open channels, and per limit the cost of the open channels and that of an export now."""
+        now, landed = self.method.open(), land(self.widths, self.method.scores(), self.limits.load)
+        found: dict[str, float] = {"open": int(now[self.method.problem.free].sum())}
         for limit in self.limits.each:
-            words[limit.kind] = f"{human(limit.cost.at(now))} -> {human(limit.target)}"
+            found[limit.kind] = limit.cost.at(now)
+            found[f"export_{limit.kind}"] = limit.cost.at(landed)
+        return found
+
+    def status(self) -> dict[str, str]:
+        """`numbers` in a few words, for a progress bar."""
+        numbers = self.numbers()
+        words = {"open": f"{numbers['open']}/{len(self.method.problem.free)}"}
+        for limit in self.limits.each:
+            words[limit.kind] = f"{human(numbers[limit.kind])} of {human(limit.target)}"
+            words["export"] = human(numbers[f"export_{limit.kind}"])
         return words
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a resumed search needs: the network with its gates, and the method's state."""
-        return {"model": self.model.state_dict(), "method": self.method.state()}
+        return {"model": self.model.state_dict(), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take back what `state_dict` gave."""
         self.model.load_state_dict(state["model"])
-        self.method.restore(state["method"])
+        self.method.load_state_dict(state["method"])
 
 
 def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:
@@ -157,9 +169,6 @@ def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:
 
 def _settle(model: nn.Module, signature: Signature, mask: np.ndarray) -> None:
     """A norm of an identity branch that reads dropped channels was trained as a norm of zeros, whose mean is zero."""
-    from pas.axes.signature import rows
-    from pas.surgery.forms import flat_input
-
     with torch.no_grad():
         for item in typed_blocks(model, signature).values():
             if item.block.identity is not None and item.reads is not None:

@@ -83,18 +83,18 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     signature = exported.graph_signature
     kinds = torch.export.graph_signature.InputKind
     by_name = {node.name: node for node in exported.graph.nodes}
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            tied[name] = first[id(parameter)]
     tensors, inputs = {}, []
     for spec in signature.input_specs:
         node = by_name[spec.arg.name]
         if spec.kind is kinds.USER_INPUT:
             inputs.append(node)
         else:
-            tensors[node] = spec.target
-    first: dict[int, str] = {}
-    tied = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(parameter), name) != name:
-            tied[name] = first[id(parameter)]
+            tensors[node] = tied.get(spec.target, spec.target)
     outputs = [by_name[spec.arg.name] for spec in signature.output_specs if hasattr(spec.arg, "name")]
     return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters), tied)
 

@@ -89,7 +89,11 @@ def _is_tensor(value: object) -> bool:
 def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
     """Group the final ids into axes: ids that touch the same slots equally often are one axis."""
     ids, program = trace.ids, trace.program
-    typed = {name: trace.types[node] for node, name in program.tensors.items() if node in trace.types}
+    typed: dict[str, Type] = {}
+    for node, name in program.tensors.items():  # a shared parameter may come in by several placeholders
+        if node in trace.types:
+            for have, more in zip(typed.setdefault(name, trace.types[node]), trace.types[node], strict=True):
+                ids.tie(have, more, f"{name} is shared")
     resolved = {name: tuple(None if dim is None else ids.resolve(dim) for dim in dims) for name, dims in typed.items()}
     touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
     slots = [Slot(name, d) for name, dims in resolved.items() for d, dim in enumerate(dims) if dim is not None]

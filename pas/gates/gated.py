@@ -35,7 +35,8 @@ class Gates(nn.Module):
 
     def forward(self) -> Tensor:
         """0/1 over all channels (channels,): those that are never dropped are 1."""
-        return torch.ones(self.channels, device=self.value.device).index_copy(0, self.free, binary(self.value))
+        everything = torch.ones(self.channels, device=self.value.device, dtype=self.value.dtype)
+        return everything.index_copy(0, self.free, binary(self.value))
 
 
 class Gated(nn.Module):

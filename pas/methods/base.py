@@ -73,9 +73,9 @@ class Method(ABC):
         with torch.no_grad():
             return self.gates().cpu().numpy() > 0
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a resumed search needs, beside the gates (which are parameters of the wrapped network)."""
         return {}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""

@@ -2,12 +2,13 @@
 
 From the paper (https://arxiv.org/abs/2206.01198): one binary gate a channel with a straight-through gradient, trained together
 with the weights. Where the paper adds ``alpha (MACs - target)^2`` to the loss, here the gates are projected after every step:
-with v the gate values, c the gradient of the cost with respect to the gates and b = [v > 1/2],
+with v the gate values and b = [v > 1/2],
 
-    v <- v - lambda c,   lambda such that cost(b) is the largest that does not exceed target(t).
+    v <- v - lambda,   lambda such that cost(b) is the largest that does not exceed target(t).
 
-lambda is the multiplier of the constraint; nothing is to be tuned, and the cost never exceeds target(t), which falls
-linearly from the dense cost to the budget.
+A gate's value is the log of what its channel is worth per unit of cost, so a channel stays when its importance exceeds
+``exp(lambda)`` times its cost: lambda is the (log) multiplier of the constraint. Nothing is to be tuned, and the cost never exceeds
+target(t), which falls linearly from the dense cost to the budget.
 """
 
 from __future__ import annotations
@@ -24,35 +25,41 @@ from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem
 
 
+EDGE = 1e-4
+"""An open gate lies at least so far above the threshold."""
+
+
 class Pas(Method):
     """Learned binary gates under an exact constraint.
 
-    The search has three phases. *Warm-up* (the first share of the steps): gates open, gradients are observed. Then gates start at
-    an order of importance, and the target falls (*ramp*). Then it *holds*.
+    The search has four phases, in shares of its steps. *Warm-up*: gates open, gradients are observed. *Ramp*: the target falls.
+    Then gates move at the full budget, and for the last share, *hold*, they rest while the weights settle.
 
-    - Importance: the running second moment of the gate gradients. With b dL/db near zero on average at a trained network, the
-      first moment is noise; the second one is the empirical Fisher information of switching the channel off.
-    - Gate gradients are divided by their running root mean square per axis, so that `gate_lr` means the same in every layer,
-      network and batch size: with random gradients a gate drifts by about `gate_lr` over the whole search.
-    - The cost gradient reaches a gate from what makes and from what reads its channel. It is averaged over each axis and raised
-      to `cost_power`: with 1, expensive early layers are emptied first; with 0, cost does not steer at all.
-    - A closed gate stays within `reach` of the threshold, so that its gradient can revive it; the best channels of an axis,
-      `floor` of its width (and never fewer than `min_width`), can't close.
+    - Worth: ``log E[g^2] - log c`` with g the gate's gradient and c its cost, both followed while the search runs (`memory` is the
+      decay of the mean). With g near zero on average at a trained network the first moment is noise; the second one is the
+      empirical Fisher information of switching the channel off. c is the gradient of the exact cost, towards what makes the
+      channel and what reads it, averaged over its axis.
+    - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square per axis,
+      so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log worth, that a gate
+      drifts over the whole search under random gradients.
+    - Revival: a closed gate stays within `reach` of the threshold. The best channels of an axis, `floor` of its width and never
+      fewer than `min_width`, can't close.
     """
 
-    def __init__(self, problem: Problem, *, gate_lr: float, warmup: float, ramp: float, cost_power: float, floor: float,
-                 reach: float, memory: float) -> None:  # fmt: skip
+    def __init__(self, problem: Problem, *, gate_lr: float, warmup: float, ramp: float, hold: float, memory: float, floor: float,
+                 reach: float) -> None:  # fmt: skip
         super().__init__(problem)
-        self.gate_lr, self.cost_power, self.reach, self.memory = gate_lr, cost_power, reach, memory
+        self.gate_lr, self.reach, self.memory = gate_lr, reach, memory
         self.warmup_steps = max(1, round(warmup * problem.steps))
         self.ramp_steps = max(1, round(ramp * problem.steps))
+        self.last_move = problem.steps - round(hold * problem.steps)
         self.taken = 0
         self.multiplier = 0.0
         self._axis = torch.from_numpy(problem.axis_index)
         self._sizes = torch.bincount(self._axis)
         self._second = torch.zeros(len(self._axis))
+        self._worth = torch.zeros(len(self._axis))
         self._seen: Tensor | None = None
-        self._costs = [limit.cost for limit in problem.limits.each]
         self._guard_widths = self._guards(floor)
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
@@ -65,23 +72,26 @@ class Pas(Method):
     def step(self) -> None:
         self.taken += 1
         self._update_moment()
-        with torch.no_grad():
-            if self.taken == self.warmup_steps:
-                self.gates.value.copy_(self._initial())
-            if self.taken >= self.warmup_steps:
-                self._project()
+        if self.warmup_steps <= self.taken <= self.last_move:
+            with torch.no_grad():
+                worth = self._current_worth()
+                value = self.gates.value.detach().cpu()
+                value = worth + THRESHOLD if self.taken == self.warmup_steps else value + worth - self._worth
+                self._worth = worth
+                self.gates.value.copy_(self._project(value))
 
     def scores(self) -> np.ndarray:
         scores = np.full(self.problem.signature.channels, np.inf)
         scores[self.problem.free] = self.gates.value.detach().cpu().numpy()
         return scores
 
-    def state(self) -> dict[str, Tensor]:
-        return {"taken": torch.tensor(self.taken), "multiplier": torch.tensor(self.multiplier), "second": self._second}
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"taken": torch.tensor(self.taken), "multiplier": torch.tensor(self.multiplier), "second": self._second,
+                "worth": self._worth}  # fmt: skip
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken, self.multiplier = int(state["taken"]), float(state["multiplier"])
-        self._second = state["second"].clone()
+        self._second, self._worth = state["second"].clone(), state["worth"].clone()
 
     def target(self) -> float:
         """How far the target has fallen: 0 at the dense cost, 1 at the budget."""
@@ -91,7 +101,7 @@ class Pas(Method):
         """Called in the backward pass with the gates' gradient; what it returns is what the optimiser gets."""
         seen = gradient.detach()
         self._seen = seen if self._seen is None else self._seen + seen
-        if self.taken < self.warmup_steps:
+        if not self.warmup_steps <= self.taken < self.last_move:
             return torch.zeros_like(gradient)
         return gradient / self._rms(self._second).to(gradient.device)
 
@@ -111,29 +121,23 @@ class Pas(Method):
         mean = torch.zeros(len(self._sizes)).index_add(0, self._axis, second) / self._sizes
         return mean.sqrt().clamp_min(1e-20)[self._axis]
 
-    def _initial(self) -> Tensor:
-        """Gate values in [1/2, 1] by rank of log(second moment) - log(cost of the channel)."""
-        steer = self._cost_gradient(torch.ones(self.problem.signature.channels))
-        score = self._second.clamp_min(1e-30).log() - steer.clamp_min(1e-30).log()
-        rank = score.argsort(stable=True).argsort(stable=True)
-        return (THRESHOLD + 0.5 * (rank + 1) / len(rank)).to(self.gates.value)
+    def _current_worth(self) -> Tensor:
+        """log(second moment) - log(cost) of each free channel, with mean zero."""
+        worth = self._second.clamp_min(1e-30).log() - self._cost_per_axis().log().float()[self._axis]
+        return worth - worth.mean()
 
-    def _cost_gradient(self, gates: Tensor) -> Tensor:
-        """d cost / d gate over the free channels, averaged over each axis, raised to `cost_power`, with mean 1."""
+    def _cost_per_axis(self) -> Tensor:
+        """d cost / d gate at the gates as they are, averaged over each axis, in shares of the targets."""
         with torch.enable_grad():
-            leaf = gates.detach().clone().requires_grad_()
-            total = sum(cost(leaf) / limit.target for cost, limit in zip(self._costs, self.problem.limits.each, strict=True))
+            leaf = self.gates().detach().cpu().requires_grad_()
+            total = sum(limit.cost(leaf) / limit.target for limit in self.problem.limits.each)
             (gradient,) = torch.autograd.grad(total, leaf)
-        free = gradient[torch.from_numpy(self.problem.free)].float()
-        mean = torch.zeros(len(self._sizes)).index_add(0, self._axis, free) / self._sizes
-        steer = mean.clamp_min(1e-30).pow(self.cost_power)
-        return (steer / (steer * self._sizes).sum() * self._sizes.sum())[self._axis]
+        free = gradient[torch.from_numpy(self.problem.free)].double()
+        return (torch.zeros(len(self._sizes), dtype=free.dtype).index_add(0, self._axis, free) / self._sizes).clamp_min(1e-30)
 
-    def _project(self) -> None:
-        """Shift all gates along the cost gradient so that the open ones cost as much as target(t) allows, and no more."""
-        value = self.gates.value.detach().cpu()
-        steer = self._cost_gradient(self.gates().cpu())
-        margin = ((value - THRESHOLD) / steer).numpy()  # the multiplier at which each gate closes
+    def _project(self, value: Tensor) -> Tensor:
+        """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""
+        margin = (value - THRESHOLD).numpy().copy()  # the multiplier at which each gate closes
         margin[self._guard(value)] = np.inf
         order = np.argsort(-margin, kind="stable")
         low, high = int(np.isinf(margin).sum()), len(order)  # how many stay open
@@ -143,18 +147,14 @@ class Pas(Method):
                 low = middle
             else:
                 high = middle - 1
-        last = margin[order[low - 1]] if low else np.inf
-        first = margin[order[low]] if low < len(order) else -np.inf
-        if low == len(order):
-            self.multiplier = min(0.0, float(last))
-        else:
-            self.multiplier = float(first if np.isinf(last) else (first + last) / 2)
-        moved = value - self.multiplier * steer
+        closing = float(margin[order[low]]) if low < len(order) else -np.inf
+        staying = float(margin[order[low - 1]])
+        inside = [m for m in (closing, staying) if np.isfinite(m)]
+        self.multiplier = min(staying - EDGE, 0.0) if low == len(order) else sum(inside) / len(inside)
+        moved = value - self.multiplier
         is_open = torch.zeros(len(order), dtype=torch.bool)
         is_open[torch.from_numpy(order[:low])] = True
-        edge = 1e-4
-        moved = torch.where(is_open, moved.clamp(THRESHOLD + edge, THRESHOLD + self.reach), moved.clamp(THRESHOLD - self.reach, THRESHOLD))
-        self.gates.value.copy_(moved)
+        return torch.where(is_open, moved.clamp(THRESHOLD + EDGE, THRESHOLD + self.reach), moved.clamp(THRESHOLD - self.reach, THRESHOLD))
 
     def _fits(self, kept: np.ndarray) -> bool:
         mask = np.ones(self.problem.signature.channels, dtype=bool)

@@ -133,7 +133,8 @@ def _identity_kernel(block: Block) -> Tensor:
     conv = block.main
     kernel = torch.zeros_like(conv.weight)
     out, per_group = kernel.shape[:2]
+    inputs = torch.arange(per_group, device=kernel.device)
     source = block.identity.source if isinstance(block.identity, IdentityNorm) else torch.arange(out, device=kernel.device)
-    rows = torch.nonzero(source >= 0).flatten()
-    kernel[rows, source[rows] % per_group, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = 1
+    diagonal = (inputs == source[:, None] % per_group) & (source[:, None] >= 0)
+    kernel[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = diagonal.to(kernel.dtype)
     return kernel

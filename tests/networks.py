@@ -1,0 +1,75 @@
+"""Networks that an equality test can fail on: real architectures with norms that matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+import pas
+import pas.models
+from pas.axes.signature import Axis, Signature
+from pas.gates.gated import Gated, Gates
+
+LADDER = (
+    "repvgg_a0", "repvgg_b1g4", "mobileone_s0", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_small_100",
+    "mobilenetv4_conv_small", "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "vgg11_bn", "cifar_resnet20", "cifar_resnet56",
+)  # fmt: skip
+
+
+def randomised(name: str, size: int, seed: int, num_classes: int = 10) -> tuple[nn.Module, Tensor]:
+    """A network in fp64 and eval mode, with images (2, 3, size, size).
+
+    A fresh network can't fail an equality test: norm weights come from U(0.5, 1.5), biases from N(0, 0.1), the statistics from one
+    pass in train mode, jittered by 20 %.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = timm.create_model(name, num_classes=num_classes).double()
+    images = torch.randn(8, 3, size, size, generator=generator, dtype=torch.float64)
+    images += torch.randn(8, 3, 1, 1, generator=generator, dtype=torch.float64)  # images differ in colour, as real ones do
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.1, generator=generator)
+        model.train()(images)
+        for norm in norms:
+            for statistic in (norm.running_mean, norm.running_var):
+                statistic *= 1 + 0.2 * (2 * torch.rand(len(statistic), generator=generator, dtype=torch.float64) - 1)
+    return model.eval(), images[:2]
+
+
+def error(expected: Tensor, found: Tensor) -> float:
+    """max |a - b| / max |a|."""
+    assert expected.shape == found.shape
+    return float((expected - found).abs().max() / expected.abs().max())
+
+
+def run(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+def halves(signature: Signature, rng: np.random.Generator, axes: tuple[Axis, ...] | None = None) -> pas.Architecture:
+    """A random half of each axis (odd subsets for odd sizes), or of the given ones only."""
+    architecture = signature.dense()
+    for axis in axes or signature.prunable:
+        architecture = architecture.keep(axis.name, rng.choice(axis.size, max(1, axis.size // 2), replace=False))
+    return architecture
+
+
+def moved_by_each_axis(model: nn.Module, signature: Signature, x: Tensor, rng: np.random.Generator) -> dict[str, float]:
+    """How much the output moves when a half of one exact axis alone is switched off."""
+    free = np.concatenate([np.arange(a.start, a.start + a.size) for a in signature.prunable])
+    gates = Gates(signature.channels, free).double()
+    gated = Gated(model, signature, gates)
+    whole = run(model, x)
+    moved = {}
+    for axis in (a for a in signature.prunable if a.exact):
+        mask = torch.from_numpy(signature.mask(halves(signature, rng, (axis,)))[free])
+        with torch.no_grad():
+            gates.value.copy_(mask)
+        moved[axis.name] = error(whole, run(gated, x))
+    return moved

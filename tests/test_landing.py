@@ -1,0 +1,116 @@
+"""Landing in the band: against every architecture of small networks."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import pas
+from pas.allocate.landing import SLACK, Widths, land
+from pas.allocate.uniform import uniform
+from pas.budget import Budget, limits
+
+
+def chain(widths: list[int]) -> pas.search.Signature:
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise([3, *widths]):
+        layers += [nn.Conv2d(a, b, 3, padding=1), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 4))
+    return pas.signature(net, torch.zeros(1, 3, 4, 4))
+
+
+def setup(widths: list[int], share: float, least: int = 1, step: int = 1) -> tuple:
+    signature = chain(widths)
+    axes = signature.prunable
+    legal = Widths(axes, tuple(min(least, a.size) for a in axes), step, signature.channels)
+    lowest = legal.mask([np.arange(a.size) for a in axes], [legal.ladder(a)[0] for a in range(len(axes))])
+    return signature, legal, limits(Budget(macs=share), signature, lowest)
+
+
+def in_band(signature: pas.search.Signature, legal: Widths, found, mask: np.ndarray) -> bool:
+    """Never above; below by at most 1 % or the cheapest single step up or down at these widths."""
+    limit = found.each[0]
+    cost = limit.cost.at(mask)
+    if cost > limit.target:
+        return False
+    architecture = signature.architecture(mask)
+    steps = []
+    for a, axis in enumerate(legal.axes):
+        width, ladder = len(architecture.kept[axis.name]), legal.ladder(a)
+        for other in (w for w in ladder if abs(ladder.index(w) - ladder.index(width)) == 1):
+            steps.append(abs(limit.cost.at(signature.mask(architecture.keep(axis.name, range(other)))) - cost))
+    return limit.target - cost <= max(SLACK * limit.target, min(steps))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    widths=st.lists(st.integers(4, 40), min_size=2, max_size=5),
+    share=st.floats(0.1, 1.0),
+    seed=st.integers(0, 1000),
+    step=st.sampled_from([1, 1, 4]),
+)
+def test_lands_in_the_band(widths: list[int], share: float, seed: int, step: int) -> None:
+    try:
+        signature, legal, found = setup(widths, share, 1, step)
+    except pas.PasError:
+        return  # smaller than the minimum widths: refused
+    scores = np.random.default_rng(seed).random(signature.channels)
+    for allocate in (land, uniform):
+        mask = allocate(legal, scores, found.load)
+        assert in_band(signature, legal, found, mask)
+        for a, width in enumerate(signature.architecture(mask).widths().values()):
+            assert width in legal.ladder(a)
+
+
+def test_keeps_the_highest_scores() -> None:
+    signature, legal, found = setup([16, 16], 0.5)
+    scores = np.random.default_rng(0).random(signature.channels)
+    mask = land(legal, scores, found.load)
+    for axis in legal.axes:
+        inside = slice(axis.start, axis.start + axis.size)
+        assert scores[inside][mask[inside]].min() > scores[inside][~mask[inside]].max()
+
+
+def test_a_full_budget_keeps_everything() -> None:
+    signature, legal, found = setup([16, 16], 1.0)
+    assert land(legal, np.random.default_rng(0).random(signature.channels), found.load).all()
+
+
+def test_round_to_and_min_width() -> None:
+    signature, legal, found = setup([37, 24], 0.3, least=8, step=8)
+    mask = land(legal, np.random.default_rng(0).random(signature.channels), found.load)
+    widths = signature.architecture(mask).widths()
+    assert all(width % 8 == 0 or width == size for width, size in zip(widths.values(), [37, 24], strict=True))
+    assert min(widths.values()) >= 8
+
+
+def test_uniform_widths_by_hand() -> None:
+    """Chain 3 -> 10 -> 10 of 3x3 convolutions on 4x4: half of each width costs (3*5 + 5*5) * 144 + 5 * 4 = 5780."""
+    signature, legal, _ = setup([10, 10], 0.5)
+    architecture = signature.dense().keep("0", range(5)).keep("2", range(5))
+    assert pas.cost.macs(signature, architecture) == 5780
+    mask = uniform(legal, np.zeros(signature.channels), limits(Budget(macs=5780), signature, ~np.ones(signature.channels, bool)).load)
+    assert list(signature.architecture(mask).widths().values()) == [5, 5]
+
+
+def test_unreachable_budgets_name_the_smallest() -> None:
+    """One channel everywhere: (3*1 + 1*1) * 144 + 1 * 4 = 580 multiply-adds."""
+    with pytest.raises(pas.PasError, match="smallest possible is 580"):
+        setup([10, 10], 0.01)
+
+
+@pytest.mark.parametrize(("amount", "value"), [(0.5, 0.5), ("300 M", 3e8), ("2.1G", 2.1e9), ("12e3 macs", 12e3), (7, 7.0), ("0.5", 0.5)])
+def test_amounts(amount: float | str, value: float) -> None:
+    assert pas.budget.parse("macs", amount) == value
+
+
+@pytest.mark.parametrize("amount", [0, -1, "many", "5 parsecs", float("nan"), float("inf"), True, "", "0"])
+def test_bad_amounts_are_refused(amount: object) -> None:
+    with pytest.raises(pas.PasError, match=r"budget\.macs"):
+        Budget(macs=amount)
