@@ -16,7 +16,8 @@ SCHEMA = 1
 class Architecture:
     """Which channels of every prunable axis stay, in ascending order.
 
-    `sizes` holds the dense width of each axis, `kept` the indices that stay. Both have the axes in the order of the network.
+    `sizes` holds the dense width of each axis, `kept` the indices that stay. Both have the axes in the order of the
+    network.
     """
 
     sizes: dict[str, int]
@@ -47,7 +48,9 @@ class Architecture:
         return {name: len(indices) for name, indices in self.kept.items()}
 
     def to_json(self) -> str:
-        """Plain JSON: ``{"schema": 1, "axes": {name: {"size": n, "keep": [...]}}}``; an axis that stays whole has no "keep"."""
+        """Plain JSON: ``{"schema": 1, "axes": {name: {"size": n, "keep": [...]}}}``; an axis that stays whole has no
+        "keep".
+        """
         axes: dict[str, dict[str, object]] = {}
         for name, size in self.sizes.items():
             axes[name] = {"size": size}
@@ -62,13 +65,21 @@ class Architecture:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise PasError(f"not an architecture: {error}") from error
-        if not isinstance(data, Mapping) or not isinstance(data.get("axes"), Mapping) or not isinstance(data.get("schema"), int):
+        if (
+            not isinstance(data, Mapping)
+            or not isinstance(data.get("axes"), Mapping)
+            or not isinstance(data.get("schema"), int)
+        ):
             raise PasError('not an architecture: it needs "schema" and "axes"')
         if data["schema"] > SCHEMA:
             raise PasError(f"this architecture has schema {data['schema']}, newer than {SCHEMA}: update pas to read it")
         sizes, kept = {}, {}
         for name, axis in data["axes"].items():
-            if not isinstance(axis, Mapping) or not _whole(axis.get("size")) or not isinstance(axis.get("keep", []), list):
+            if (
+                not isinstance(axis, Mapping)
+                or not _whole(axis.get("size"))
+                or not isinstance(axis.get("keep", []), list)
+            ):
                 raise PasError(f'architecture: axis {name!r} needs a "size" and, if it is sliced, a list "keep"')
             sizes[name] = axis["size"]
             indices = axis.get("keep", list(range(axis["size"])))
@@ -86,4 +97,6 @@ def _check(name: str, indices: tuple[int, ...], size: int) -> None:
     if not indices:
         raise PasError(f"axis {name!r} would lose its last channel: keep at least one")
     if indices[0] < 0 or indices[-1] >= size:
-        raise PasError(f"axis {name!r} has channels 0 to {size - 1}, not {indices[0] if indices[0] < 0 else indices[-1]}")
+        raise PasError(
+            f"axis {name!r} has channels 0 to {size - 1}, not {indices[0] if indices[0] < 0 else indices[-1]}"
+        )

@@ -19,8 +19,8 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 class Budget:
     """Limits on the searched network, in its fused form; several may hold at once.
 
-    `macs` (multiply-adds of one example at the example's resolution) and `params`: a fraction in (0, 1] of the dense cost, an
-    absolute number above 1, or text with a unit such as "300 M". Raises PasError for anything else.
+    `macs` (multiply-adds of one example at the example's resolution) and `params`: a fraction in (0, 1] of the dense
+    cost, an absolute number above 1, or text with a unit such as "300 M". Raises PasError for anything else.
     """
 
     macs: Amount | None = None
@@ -28,7 +28,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.given():
-            raise PasError("a budget needs macs= or params=: a fraction of the dense cost like 0.5, or an amount like '300 M'")
+            raise PasError(
+                "a budget needs macs= or params=: a fraction of the dense cost like 0.5, or an amount like '300 M'"
+            )
         for kind, amount in self.given().items():
             parse(kind, amount)
 
@@ -40,22 +42,30 @@ class Budget:
 def parse(kind: str, amount: Amount) -> float:
     """A limit as a number: at most 1 means a fraction of the dense cost."""
     if isinstance(amount, str):
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*(?:macs?|params?|parameters)?\s*", amount)
+        match = re.fullmatch(
+            r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*(?:macs?|params?|parameters)?\s*", amount
+        )
         if match is None:
-            raise PasError(f"budget.{kind}={amount!r}: write a fraction like 0.5, a number, or text like '300 M' or '2.1 G'")
+            raise PasError(
+                f"budget.{kind}={amount!r}: write a fraction like 0.5, a number, or text like '300 M' or '2.1 G'"
+            )
         number = float(match[1]) * _UNITS[match[2].lower()]
     elif isinstance(amount, (int, float)) and not isinstance(amount, bool):
         number = float(amount)
     else:
         raise PasError(f"budget.{kind} must be a number or text, not {type(amount).__name__}")
     if not 0 < number < float("inf"):
-        raise PasError(f"budget.{kind}={amount!r}: it must be above 0; a fraction is in (0, 1], an absolute amount above 1")
+        raise PasError(
+            f"budget.{kind}={amount!r}: it must be above 0; a fraction is in (0, 1], an absolute amount above 1"
+        )
     return number
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit of a budget on one network: its exact cost function, the dense cost and the target, in absolute units."""
+    """One limit of a budget on one network: its exact cost function, the dense cost and the target, in absolute
+    units.
+    """
 
     kind: str
     cost: Cost
@@ -70,14 +80,17 @@ class Limits:
     each: tuple[Limit, ...]
 
     def load(self, mask: np.ndarray) -> float:
-        """The tightest limit's cost over its target: at most 1 when the budget holds. `mask`: booleans over all channels."""
+        """The tightest limit's cost over its target: at most 1 when the budget holds. `mask`: booleans over all
+        channels.
+        """
         return max(limit.cost.at(mask) / limit.target for limit in self.each)
 
 
 def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits:
     """Resolve a budget against a network whose smallest legal form keeps the channels `smallest`.
 
-    Raises PasError when even that costs more than the budget allows, naming the smallest possible target and the frozen axes.
+    Raises PasError when even that costs more than the budget allows, naming the smallest possible target and the frozen
+    axes.
     """
     found = []
     everything = np.ones(signature.channels, dtype=bool)

@@ -34,22 +34,37 @@ class Search:
     >>> loss.backward(); optimizer.step(); optimizer.zero_grad(); search.step()
     >>> small = search.export()
 
-    `example`: a tensor (N, ...), a tuple of inputs or a dict of keyword inputs. `steps`: optimiser steps of the search. `keep`: patterns
-    of axes, or of modules whose axes stay whole (their name, or the start of a parameter's path, with * and ?). `min_width`: no
-    axis falls below so many channels. `round_to`: widths are multiples of this (or the full width). Other options are the
-    method's own (`pas.methods.DEFAULTS`). The network handed in is left as it is: the search trains a copy.
+    `example`: a tensor (N, ...), a tuple of inputs or a dict of keyword inputs. `steps`: optimiser steps of the search.
+    `keep`: patterns of axes, or of modules whose axes stay whole (their name, or the start of a parameter's path, with
+    * and ?). `min_width`: no axis falls below so many channels. `round_to`: widths are multiples of this (or the full
+    width). Other options are the method's own (`pas.methods.DEFAULTS`). The network handed in is left as it is: the
+    search trains a copy.
 
-    Raises PasError when the network can't be captured, an option is unknown, or the budget is smaller than the minimum widths.
+    Raises PasError when the network can't be captured, an option is unknown, or the budget is smaller than the minimum
+    widths.
     """
 
-    def __init__(self, model: nn.Module, example: Example, *, budget: Budget, steps: int, method: str = "pas",
-                 keep: Iterable[str] = (), min_width: int = 1, round_to: int = 1, **options: float) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        *,
+        budget: Budget,
+        steps: int,
+        method: str = "pas",
+        keep: Iterable[str] = (),
+        min_width: int = 1,
+        round_to: int = 1,
+        **options: float,
+    ) -> None:
         if method not in METHODS:
             raise PasError(f"no method {method!r}; there are {', '.join(METHODS)}")
         unknown = [name for name in options if name not in DEFAULTS[method]]
         if unknown:
             near = difflib.get_close_matches(unknown[0], DEFAULTS[method], n=1)
-            raise PasError(f"method {method!r} has no option {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise PasError(
+                f"method {method!r} has no option {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
         for name, value in (("steps", steps), ("min_width", min_width), ("round_to", round_to)):
             if value < 1:
                 raise PasError(f"{name} must be at least 1, not {value}")
@@ -57,9 +72,13 @@ class Search:
         axes = _searched(self.signature, tuple(keep))
         least = tuple(min(min_width, axis.size) for axis in axes)
         self.widths = Widths(axes, least, round_to, self.signature.channels)
-        lowest = self.widths.mask([np.arange(axis.size) for axis in axes], [self.widths.ladder(a)[0] for a in range(len(axes))])
+        lowest = self.widths.mask(
+            [np.arange(axis.size) for axis in axes], [self.widths.ladder(a)[0] for a in range(len(axes))]
+        )
         self.limits = limits(budget, self.signature, lowest)
-        self.method = METHODS[method](Problem(self.signature, self.limits, self.widths, steps), **{**DEFAULTS[method], **options})
+        self.method = METHODS[method](
+            Problem(self.signature, self.limits, self.widths, steps), **{**DEFAULTS[method], **options}
+        )
         self.model = self.method.wrap(copy.deepcopy(model))
         self.method.gates.to(next(model.parameters()).device)
 
@@ -69,7 +88,9 @@ class Search:
         return self.model.backbone
 
     def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for any torch optimiser: weights that decay, norms and biases that don't, and the method's own parameters."""
+        """Groups for any torch optimiser: weights that decay, norms and biases that don't, and the method's own
+        parameters.
+        """
         own = {id(p) for group in self.method.groups() for p in group["params"]} | {id(self.method.gates.value)}
         trained = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
         return [
@@ -88,7 +109,9 @@ class Search:
 
     @property
     def architecture(self) -> Architecture:
-        """What an export would keep now: the gates nearest to their threshold closed or reopened until the budget holds."""
+        """What an export would keep now: the gates nearest to their threshold closed or reopened until the budget
+        holds.
+        """
         return self.signature.architecture(land(self.widths, self.method.scores(), self.limits.load))
 
     def settled(self) -> nn.Module:
@@ -106,12 +129,20 @@ class Search:
         return fuse(self.slice())
 
     def report(self) -> dict[str, Any]:
-        """What the search has reached: per limit the target, what an export would cost, the dense cost; widths; moved gates."""
+        """What the search has reached: per limit the target, what an export would cost, the dense cost; widths; moved
+        gates.
+        """
         mask = land(self.widths, self.method.scores(), self.limits.load)
         now = self.method.open()
         return {
             "budget": [
-                {"kind": limit.kind, "target": limit.target, "achieved": limit.cost.at(mask), "dense": limit.dense, "open": limit.cost.at(now)}
+                {
+                    "kind": limit.kind,
+                    "target": limit.target,
+                    "achieved": limit.cost.at(mask),
+                    "dense": limit.dense,
+                    "open": limit.cost.at(now),
+                }
                 for limit in self.limits.each
             ],
             "closed_by_export": int((now & ~mask).sum()),
@@ -121,7 +152,9 @@ class Search:
         }
 
     def numbers(self) -> dict[str, float]:
-        """How far the search is: open channels, and per limit the cost of the open channels and that of an export now."""
+        """How far the search is: open channels, and per limit the cost of the open channels and that of an export
+        now.
+        """
         now, landed = self.method.open(), land(self.widths, self.method.scores(), self.limits.load)
         found: dict[str, float] = {"open": int(now[self.method.problem.free].sum())}
         for limit in self.limits.each:

@@ -21,14 +21,16 @@ LADDER = (
 def randomised(name: str, size: int, seed: int, num_classes: int = 10) -> tuple[nn.Module, Tensor]:
     """A network in fp64 and eval mode, with images (2, 3, size, size).
 
-    A fresh network can't fail an equality test: norm weights come from U(0.5, 1.5), biases from N(0, 0.1), the statistics from one
-    pass in train mode, jittered by 20 %.
+    A fresh network can't fail an equality test: norm weights come from U(0.5, 1.5), biases from N(0, 0.1), the
+    statistics from one pass in train mode, jittered by 20 %.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = timm.create_model(name, num_classes=num_classes).double()
     images = torch.randn(8, 3, size, size, generator=generator, dtype=torch.float64)
-    images += torch.randn(8, 3, 1, 1, generator=generator, dtype=torch.float64)  # images differ in colour, as real ones do
+    images += torch.randn(
+        8, 3, 1, 1, generator=generator, dtype=torch.float64
+    )  # images differ in colour, as real ones do
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         for norm in norms:

@@ -13,7 +13,9 @@ from pas.errors import PasError
 
 axis = st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1)))
 architectures = st.dictionaries(st.text(min_size=1, max_size=9), axis, min_size=1, max_size=6).map(
-    lambda axes: Architecture({k: n for k, (n, _) in axes.items()}, {k: tuple(sorted(kept)) for k, (_, kept) in axes.items()})
+    lambda axes: Architecture(
+        {k: n for k, (n, _) in axes.items()}, {k: tuple(sorted(kept)) for k, (_, kept) in axes.items()}
+    )
 )
 
 
@@ -24,7 +26,12 @@ def test_round_trip(architecture: Architecture) -> None:
     assert list(again.sizes) == list(architecture.sizes)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_other_json_is_refused_in_one_line(value: object) -> None:
     with pytest.raises(PasError) as refusal:
         Architecture.from_json(json.dumps(value))
@@ -60,7 +67,13 @@ def test_keep() -> None:
 
 @pytest.mark.parametrize(
     ("axis", "kept", "words"),
-    [("a", [], "last channel"), ("a", [4], "channels 0 to 3"), ("a", [-1], "channels 0 to 3"), ("aa", [0], "near: a"), ("a", [1, 1], "twice")],
+    [
+        ("a", [], "last channel"),
+        ("a", [4], "channels 0 to 3"),
+        ("a", [-1], "channels 0 to 3"),
+        ("aa", [0], "near: a"),
+        ("a", [1, 1], "twice"),
+    ],
 )
 def test_illegal_channels(axis: str, kept: list[int], words: str) -> None:
     with pytest.raises(PasError, match=words):

@@ -96,7 +96,9 @@ def test_an_operator_without_a_rule_freezes_and_says_so() -> None:
 
 
 def test_counted_even_without_a_rule() -> None:
-    """An unknown operator that multiplies matrices still costs: bmm of (N, 4, 9) with (N, 9, 4) is 4 * 4 * 9 multiply-adds."""
+    """An unknown operator that multiplies matrices still costs: bmm of (N, 4, 9) with (N, 9, 4) is 4 * 4 * 9
+    multiply-adds.
+    """
 
     class Gram(nn.Module):
         def __init__(self) -> None:
@@ -152,12 +154,19 @@ def test_flatten_before_a_classifier_is_a_product() -> None:
 
 
 def test_code_with_stale_numbers_comes_back_as_a_graph() -> None:
-    """A reshape to 24 channels written into the code, and batch norm and dropout that must still switch with the mode."""
+    """A reshape to 24 channels written into the code, and batch norm and dropout that must still switch with the
+    mode.
+    """
 
     class Stale(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.norm, self.drop, self.head = nn.Conv2d(3, 24, 1), nn.BatchNorm2d(24), nn.Dropout(0.5), nn.Linear(24 * 4, 3)
+            self.conv, self.norm, self.drop, self.head = (
+                nn.Conv2d(3, 24, 1),
+                nn.BatchNorm2d(24),
+                nn.Dropout(0.5),
+                nn.Linear(24 * 4, 3),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.norm(self.conv(x)).relu().reshape(-1, 24, 4)

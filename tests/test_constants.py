@@ -37,7 +37,36 @@ def test_repvgg_b1_and_the_searched_widths_of_pas() -> None:
     assert len(signature.prunable) == 28
     head = 2048 * 1000
     assert (pas.cost.macs(signature, signature.dense()) - head) / 1e9 == pytest.approx(11.8134, abs=5e-5)
-    widths = [8, 20, 16, 15, 10, 49, 41, 36, 34, 39, 31, 125, 107, 102, 97, 106, 123, 127, 170, 196, 202, 232, 269, 315, 425, 475, 450, 2048]
+    widths = [
+        8,
+        20,
+        16,
+        15,
+        10,
+        49,
+        41,
+        36,
+        34,
+        39,
+        31,
+        125,
+        107,
+        102,
+        97,
+        106,
+        123,
+        127,
+        170,
+        196,
+        202,
+        232,
+        269,
+        315,
+        425,
+        475,
+        450,
+        2048,
+    ]
     architecture = signature.dense()
     for axis, width in zip(signature.prunable, widths, strict=True):
         architecture = architecture.keep(axis.name, range(width))

@@ -62,7 +62,9 @@ def test_train_mode_is_that_of_the_sliced_network() -> None:
 
 
 def test_gate_gradients_by_finite_differences() -> None:
-    """With an identity instead of the threshold, the folded gates' gradient is the slope of the loss, closed ones included."""
+    """With an identity instead of the threshold, the folded gates' gradient is the slope of the loss, closed ones
+    included.
+    """
     model, x, signature, gates, network = gated("cifar_resnet20")
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(len(gates.free), generator=generator, dtype=torch.float64)
@@ -101,7 +103,9 @@ def test_cost_gradient_by_finite_differences(kind: str) -> None:
 
 
 def test_cost_gradient_by_hand() -> None:
-    """conv(3 -> 4, 3x3) then conv(4 -> 5, 1x1) on 6x6: a gate of the first saves 3 * 9 * 16 as maker and 5 * 16 as reader."""
+    """conv(3 -> 4, 3x3) then conv(4 -> 5, 1x1) on 6x6: a gate of the first saves 3 * 9 * 16 as maker and 5 * 16 as
+    reader.
+    """
     net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 5, 1, bias=False))
     signature = pas.signature(net, torch.randn(1, 3, 6, 6))
     leaf = torch.ones(signature.channels, dtype=torch.float64, requires_grad=True)

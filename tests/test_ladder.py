@@ -39,7 +39,9 @@ def climb(name: str, size: int, seed: int) -> None:
     assert pas.cost.params(signature, architecture) == sum(p.numel() for p in plain.parameters())
     assert not model.training and not small.training and not plain.training
     after = model.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before), "arguments stay as they were"
+    assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before), (
+        "arguments stay as they were"
+    )
 
 
 @pytest.mark.parametrize("name", LADDER)
@@ -54,7 +56,9 @@ def test_ladder_at_full_size(name: str, seed: int) -> None:
     climb(name, 32 if name.startswith("cifar") else 224, seed)
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b1g4", "mobileone_s0", "resnext50_32x4d", "densenet121", "cifar_resnet20"])
+@pytest.mark.parametrize(
+    "name", ["repvgg_a0", "repvgg_b1g4", "mobileone_s0", "resnext50_32x4d", "densenet121", "cifar_resnet20"]
+)
 def test_any_subset_is_legal(name: str) -> None:
     """Single channels, all but one, odd numbers; groups too."""
     model, x = randomised(name, 32, seed=3)
@@ -106,7 +110,8 @@ def test_slicing_a_slice() -> None:
 def test_dropped_input_keeps_the_bias_of_the_identity_norm() -> None:
     """By hand: block stages.0.1 of RepVGG-A0 reads channel 7, which goes; its output 7 stays.
 
-    The identity norm of a zero is beta - mean * gamma / sqrt(var + eps), and that must be in the fused bias, with both kernels' norms.
+    The identity norm of a zero is beta - mean * gamma / sqrt(var + eps), and that must be in the fused bias, with both
+    kernels' norms.
     """
     model, x = randomised("repvgg_a0", 32, seed=0)
     signature = pas.signature(model, x)

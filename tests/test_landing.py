@@ -95,7 +95,11 @@ def test_uniform_widths_by_hand() -> None:
     signature, legal, _ = setup([10, 10], 0.5)
     architecture = signature.dense().keep("0", range(5)).keep("2", range(5))
     assert pas.cost.macs(signature, architecture) == 5780
-    mask = uniform(legal, np.zeros(signature.channels), limits(Budget(macs=5780), signature, ~np.ones(signature.channels, bool)).load)
+    mask = uniform(
+        legal,
+        np.zeros(signature.channels),
+        limits(Budget(macs=5780), signature, ~np.ones(signature.channels, bool)).load,
+    )
     assert list(signature.architecture(mask).widths().values()) == [5, 5]
 
 
@@ -105,7 +109,9 @@ def test_unreachable_budgets_name_the_smallest() -> None:
         setup([10, 10], 0.01)
 
 
-@pytest.mark.parametrize(("amount", "value"), [(0.5, 0.5), ("300 M", 3e8), ("2.1G", 2.1e9), ("12e3 macs", 12e3), (7, 7.0), ("0.5", 0.5)])
+@pytest.mark.parametrize(
+    ("amount", "value"), [(0.5, 0.5), ("300 M", 3e8), ("2.1G", 2.1e9), ("12e3 macs", 12e3), (7, 7.0), ("0.5", 0.5)]
+)
 def test_amounts(amount: float | str, value: float) -> None:
     assert pas.budget.parse("macs", amount) == value
 

@@ -19,7 +19,9 @@ SLACK = 0.01
 
 @dataclass(frozen=True)
 class Widths:
-    """The legal widths of every axis that may be sliced: `least` to its size in steps of `step` (the full size always)."""
+    """The legal widths of every axis that may be sliced: `least` to its size in steps of `step` (the full size
+    always).
+    """
 
     axes: tuple[Axis, ...]
     least: tuple[int, ...]
@@ -48,9 +50,9 @@ def ranked(axes: tuple[Axis, ...], scores: np.ndarray) -> list[np.ndarray]:
 def land(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]) -> np.ndarray:
     """The mask over all channels that keeps the highest scores and lies in the band.
 
-    `scores` (channels,): a higher score stays longer, across axes too. `load(mask)`: cost over target, monotone in the mask.
-    First one threshold for all axes, as low as the budget allows; then whatever still fits, highest score first; then, when the
-    rest is more than the band allows, exchanges of a step in one axis for steps in others.
+    `scores` (channels,): a higher score stays longer, across axes too. `load(mask)`: cost over target, monotone in the
+    mask. First one threshold for all axes, as low as the budget allows; then whatever still fits, highest score first;
+    then, when the rest is more than the band allows, exchanges of a step in one axis for steps in others.
     """
     order = ranked(widths.axes, scores)
     ladders = [widths.ladder(a) for a in range(len(widths.axes))]
@@ -78,7 +80,9 @@ def land(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]
     return widths.mask(order, state)
 
 
-def _fill(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable, skip: int = -1) -> list[int]:
+def _fill(
+    state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable, skip: int = -1
+) -> list[int]:
     """Climb single rungs, the highest score first, until none fits any more."""
     state = list(state)
     blocked: set[int] = {skip}
@@ -95,7 +99,9 @@ def _fill(state: list[int], ladders: list[list[int]], values: list[np.ndarray], 
 
 
 def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable) -> list[int]:
-    """Step one axis down and fill with the others; keep the change that lands in the band for the smallest loss of score."""
+    """Step one axis down and fill with the others; keep the change that lands in the band for the smallest loss of
+    score.
+    """
     best, best_key = state, (False, cost(state), 0.0)
     for a, ladder in enumerate(ladders):
         for steps in (1, 2):

@@ -12,8 +12,8 @@ from pas.allocate.landing import Widths, land, ranked
 def uniform(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]) -> np.ndarray:
     """The mask over all channels with one share for all axes, as large as the budget allows, landed in the band.
 
-    Inside an axis the highest `scores` (channels,) stay. A channel's share is its rank over the size of its axis: thresholding
-    shares is scaling widths.
+    Inside an axis the highest `scores` (channels,) stay. A channel's share is its rank over the size of its axis:
+    thresholding shares is scaling widths.
     """
     share = np.zeros(widths.channels)
     for axis, order in zip(widths.axes, ranked(widths.axes, scores), strict=True):

@@ -20,8 +20,9 @@ BATCH = 2
 class Program:
     """A captured network: its graph and what each placeholder stands for.
 
-    `tensors` maps a placeholder to the name of the parameter or buffer, `inputs` lists the placeholders of the network's
-    own inputs, `outputs` the nodes that it returns. `tied` maps every further name of a shared parameter to its first one.
+    `tensors` maps a placeholder to the name of the parameter or buffer, `inputs` lists the placeholders of the
+    network's own inputs, `outputs` the nodes that it returns. `tied` maps every further name of a shared parameter to
+    its first one.
     """
 
     graph: fx.Graph
@@ -43,10 +44,16 @@ def as_arguments(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def rebatch(example: Example, batch: int) -> Example:
-    """The first example of every tensor, repeated `batch` times, so that nothing depends on the batch size that was handed in."""
+    """The first example of every tensor, repeated `batch` times, so that nothing depends on the batch size that was
+    handed in.
+    """
 
     def one(value: Any) -> Any:
-        return value[:1].expand(batch, *value.shape[1:]).contiguous() if isinstance(value, Tensor) and value.dim() else value
+        return (
+            value[:1].expand(batch, *value.shape[1:]).contiguous()
+            if isinstance(value, Tensor) and value.dim()
+            else value
+        )
 
     if isinstance(example, Mapping):
         return {key: one(value) for key, value in example.items()}
@@ -64,7 +71,10 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     shapes = None
     if dynamic_batch:
         spec = lambda v: {0: torch.export.Dim.DYNAMIC} if isinstance(v, Tensor) and v.dim() else None  # noqa: E731
-        shapes = {**dict(zip(_argument_names(model), map(spec, args), strict=False)), **{k: spec(v) for k, v in kwargs.items()}}
+        shapes = {
+            **dict(zip(_argument_names(model), map(spec, args), strict=False)),
+            **{k: spec(v) for k, v in kwargs.items()},
+        }
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,9 +1,9 @@
 """Element-wise types of tensor dimensions: who must stay together when channels go.
 
-A dimension of size n is typed by a *table*, an integer array ``[n, k]``: row i is a conjunction of ids, and element i of the
-dimension stays when all its ids stay. ``k`` is nearly always 1; it grows when a reshape splits a dimension (32 groups of 4
-channels: an element stays when its group and its place in the group stay). Id 0 stands for "always stays". ``None`` types a
-dimension that is never sliced (batch, space, tokens).
+A dimension of size n is typed by a *table*, an integer array ``[n, k]``: row i is a conjunction of ids, and element i
+of the dimension stays when all its ids stay. ``k`` is nearly always 1; it grows when a reshape splits a dimension (32
+groups of 4 channels: an element stays when its group and its place in the group stay). Id 0 stands for "always stays".
+``None`` types a dimension that is never sliced (batch, space, tokens).
 
 `Ids` is the unification engine: a union-find over ids, and *bindings* that replace one id by a conjunction.
 """
@@ -98,8 +98,8 @@ class Ids:
     def split(self, table: Dim, n: int, m: int, labels: tuple[str, str]) -> tuple[Dim, Dim]:
         """The types of sizes n (slow) and m (fast) that a dimension of n*m elements falls into.
 
-        A column that is constant along one side goes to the other; any other column is bound to fresh ids of both sides, so
-        that the slice stays a rectangle.
+        A column that is constant along one side goes to the other; any other column is bound to fresh ids of both
+        sides, so that the slice stays a rectangle.
         """
         if table is None:
             return None, None
@@ -150,7 +150,9 @@ class Ids:
             np.minimum.at(self._parent, high, low)
 
     def _bind(self, single: Table, many: Table, rows: np.ndarray) -> None:
-        """Replace the one id of each row of `single` by the conjunction in `many` (the first row of each id; `tie` repeats)."""
+        """Replace the one id of each row of `single` by the conjunction in `many` (the first row of each id; `tie`
+        repeats).
+        """
         ids = single.max(1)
         chosen = np.flatnonzero(rows)
         _, first = np.unique(ids[chosen], return_index=True)

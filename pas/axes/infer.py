@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
 
 import numpy as np
@@ -11,8 +10,7 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pas.axes.capture import BATCH, Example, Program, capture, owner, shape
-from pas.axes.ids import Dim
+from pas.axes.capture import BATCH, Example, capture, shape
 from pas.axes.rules import find_rule
 from pas.axes.signature import Axis, Signature, Slot
 from pas.axes.trace import Trace, Type, place
@@ -110,7 +108,9 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
     axes: list[Axis] = []
     names: dict[str, int] = defaultdict(int)
     start = 1
-    for (touch, reason, loose), group in sorted(members.items(), key=lambda item: min((ids.born[i], i) for i in item[1])):
+    for (touch, reason, loose), group in sorted(
+        members.items(), key=lambda item: min((ids.born[i], i) for i in item[1])
+    ):
         group.sort()
         first = min(group, key=lambda i: (ids.born[i], i))
         lives = tuple(slots[index] for index, _ in touch)
@@ -128,7 +128,9 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
         channels=start,
         dims={name: tuple(None if dim is None else position[dim] for dim in dims) for name, dims in resolved.items()},
         shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
-        readers=tuple(dict.fromkeys(Slot(*reader) for reader in trace.readers if typed[reader[0]][reader[1]] is not None)),
+        readers=tuple(
+            dict.fromkeys(Slot(*reader) for reader in trace.readers if typed[reader[0]][reader[1]] is not None)
+        ),
         groups={name: final(dim) for name, dim in trace.groups.items()},
         terms=tuple(dataclasses.replace(term, dims=tuple(final(dim) for dim in term.dims)) for term in trace.terms),
         constants=tuple(dataclasses.replace(c, dim=final(c.dim)) for c in trace.constants),

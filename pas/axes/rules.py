@@ -47,10 +47,11 @@ def find_rule(node: fx.Node) -> Rule | None:
 
 @rule(aten.conv1d, aten.conv2d, aten.conv3d)
 def convolution(trace: Trace, node: fx.Node) -> Type:
-    """``y[:, o] = sum_i w[o, i] * x[:, i]``: dimension 0 of the weight is a new axis, dimension 1 the axis that is read.
+    """``y[:, o] = sum_i w[o, i] * x[:, i]``: dimension 0 of the weight is a new axis, dimension 1 the axis that is
+    read.
 
-    Groups: the input splits into groups x width; the group index passes from input to output, so a depth-wise convolution
-    (width 1) ties its output to its input.
+    Groups: the input splits into groups x width; the group index passes from input to output, so a depth-wise
+    convolution (width 1) ties its output to its input.
     """
     x, w, bias, *rest = trace.arguments(node, 7)
     groups = rest[3] if len(rest) > 3 and rest[3] is not None else 1
@@ -151,7 +152,11 @@ def concatenate(trace: Trace, node: fx.Node) -> Type:
     parts, dim = trace.arguments(node, 2)
     dim = (dim or 0) % len(shape(node))
     rest = trace.broadcast(parts, node, skip=dim)
-    return (*rest[:dim], trace.stack([trace[part][dim] for part in parts], [shape(part)[dim] for part in parts]), *rest[dim + 1 :])
+    return (
+        *rest[:dim],
+        trace.stack([trace[part][dim] for part in parts], [shape(part)[dim] for part in parts]),
+        *rest[dim + 1 :],
+    )
 
 
 @rule(aten.constant_pad_nd, aten.pad)
@@ -168,7 +173,11 @@ def pad(trace: Trace, node: fx.Node) -> Type:
             trace.freeze([out[d]], node)
             out[d] = None
             continue
-        pieces = [trace.fresh(left, node, "padding") if left else None, out[d], trace.fresh(right, node, "padding") if right else None]
+        pieces = [
+            trace.fresh(left, node, "padding") if left else None,
+            out[d],
+            trace.fresh(right, node, "padding") if right else None,
+        ]
         out[d] = trace.stack(pieces, [left, shape(x)[d], right])
         trace.constant(node, 1, 2 * k, pieces[0])
         trace.constant(node, 1, 2 * k + 1, pieces[2])
@@ -177,7 +186,9 @@ def pad(trace: Trace, node: fx.Node) -> Type:
 
 @rule(aten.slice)
 def narrow(trace: Trace, node: fx.Node) -> Type:
-    """A range of a dimension that is never sliced; of one that could be, it would need new bounds, so it stays whole."""
+    """A range of a dimension that is never sliced; of one that could be, it would need new bounds, so it stays
+    whole.
+    """
     x, dim, start, end, step = trace.arguments(node, 5)
     source = trace[x]
     dim = (dim or 0) % len(source)

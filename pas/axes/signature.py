@@ -42,12 +42,12 @@ class Axis:
 class Signature:
     """What structured pruning needs to know of a network, read off its fused form.
 
-    A *table* (`pas.axes.ids`) types a dimension by positions in one vector over all channels, `channels` long: `mask` makes
-    such a vector from an architecture, `rows` says which elements of a dimension it keeps.
+    A *table* (`pas.axes.ids`) types a dimension by positions in one vector over all channels, `channels` long: `mask`
+    makes such a vector from an architecture, `rows` says which elements of a dimension it keeps.
 
-    `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis. `groups`: the
-    group index of each grouped convolution. `terms`: multiply-adds of `batch` examples. `constants`: integers in the graph that
-    count channels. `shapes`: all parameters of the fused form, those without axes included.
+    `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis.
+    `groups`: the group index of each grouped convolution. `terms`: multiply-adds of `batch` examples. `constants`:
+    integers in the graph that count channels. `shapes`: all parameters of the fused form, those without axes included.
     """
 
     axes: tuple[Axis, ...]
@@ -76,15 +76,20 @@ class Signature:
 
     def dense(self) -> Architecture:
         """Everything stays."""
-        return Architecture({a.name: a.size for a in self.prunable}, {a.name: tuple(range(a.size)) for a in self.prunable})
+        return Architecture(
+            {a.name: a.size for a in self.prunable}, {a.name: tuple(range(a.size)) for a in self.prunable}
+        )
 
     def mask(self, architecture: Architecture) -> np.ndarray:
         """An architecture as booleans over all channels. Raises PasError when it belongs to another network."""
         sizes = {axis.name: axis.size for axis in self.prunable}
         if architecture.sizes != sizes:
             odd = [n for n in {**sizes, **architecture.sizes} if sizes.get(n) != architecture.sizes.get(n)]
-            raise PasError(f"this architecture belongs to another network: axis {odd[0]!r} differs" if odd else
-                           "this architecture has the axes in another order")  # fmt: skip
+            raise PasError(
+                f"this architecture belongs to another network: axis {odd[0]!r} differs"
+                if odd
+                else "this architecture has the axes in another order"
+            )
         mask = np.ones(self.channels, dtype=bool)
         for axis in self.prunable:
             mask[axis.start : axis.start + axis.size] = False

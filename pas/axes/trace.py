@@ -19,7 +19,9 @@ Type = tuple[Dim, ...]
 
 @dataclass(frozen=True)
 class Term:
-    """A number of multiply-adds: `coefficient` times the kept elements of each dimension (`sizes` where it is untyped)."""
+    """A number of multiply-adds: `coefficient` times the kept elements of each dimension (`sizes` where it is
+    untyped).
+    """
 
     coefficient: int
     dims: tuple[Dim, ...]
@@ -28,7 +30,9 @@ class Term:
 
 @dataclass(frozen=True)
 class Constant:
-    """An integer in the graph that counts channels: position `index` of argument `argument` of a node is the size of `dim`."""
+    """An integer in the graph that counts channels: position `index` of argument `argument` of a node is the size of
+    `dim`.
+    """
 
     node: fx.Node
     argument: int
@@ -51,10 +55,14 @@ class Trace:
         self._first: dict[str, fx.Node] = {}
 
     def __getitem__(self, node: fx.Node) -> Type:
-        """The type of a node. A parameter met for the first time gets fresh ids in every dimension that could be an axis."""
+        """The type of a node. A parameter met for the first time gets fresh ids in every dimension that could be an
+        axis.
+        """
         if node not in self.types:
             name = self.program.tensors[node]
-            self.types[node] = tuple(self.ids.fresh(n, name, self._position[node]) if n > 1 else None for n in shape(node))
+            self.types[node] = tuple(
+                self.ids.fresh(n, name, self._position[node]) if n > 1 else None for n in shape(node)
+            )
         return self.types[node]
 
     # -- reading a call

@@ -19,8 +19,9 @@ KINDS = ("macs", "params")
 class Cost:
     """A sum of products: ``sum_t coefficient_t * prod_d count_td``, each count the kept elements of one dimension.
 
-    A count is itself a sum over the elements of the dimension of the product of their channels' 0/1 values, so the whole is a
-    polynomial in the gates: exact at 0 and 1, differentiable everywhere, towards what makes a channel and what reads it.
+    A count is itself a sum over the elements of the dimension of the product of their channels' 0/1 values, so the
+    whole is a polynomial in the gates: exact at 0 and 1, differentiable everywhere, towards what makes a channel and
+    what reads it.
     """
 
     elements: Tensor  # (R, k) channels whose product says whether an element stays
@@ -42,7 +43,13 @@ class Cost:
 
     def to(self, device: torch.device) -> Cost:
         """The same cost on another device."""
-        return Cost(self.elements.to(device), self.owner.to(device), self.dimensions, self.coefficients.to(device), self.factors.to(device))
+        return Cost(
+            self.elements.to(device),
+            self.owner.to(device),
+            self.dimensions,
+            self.coefficients.to(device),
+            self.factors.to(device),
+        )
 
 
 def build(signature: Signature, kind: str) -> Cost:
@@ -50,7 +57,9 @@ def build(signature: Signature, kind: str) -> Cost:
     if kind == "macs":
         terms = [(term.coefficient, signature.batch, term.dims, term.sizes) for term in signature.terms]
     elif kind == "params":
-        terms = [(1, 1, signature.dims.get(name, (None,) * len(sizes)), sizes) for name, sizes in signature.shapes.items()]
+        terms = [
+            (1, 1, signature.dims.get(name, (None,) * len(sizes)), sizes) for name, sizes in signature.shapes.items()
+        ]
     else:
         raise ValueError(f"cost must be one of {', '.join(KINDS)}, not {kind!r}")
     tables: list[np.ndarray] = []
@@ -71,10 +80,14 @@ def build(signature: Signature, kind: str) -> Cost:
         coefficients.append(fixed / divisor)
         rows.append(factors)
     width = max([table.shape[1] for table in tables], default=1)
-    elements = np.concatenate([np.pad(t, ((0, 0), (0, width - t.shape[1]))) for t in tables] or [np.zeros((0, 1), dtype=np.int64)])
+    elements = np.concatenate(
+        [np.pad(t, ((0, 0), (0, width - t.shape[1]))) for t in tables] or [np.zeros((0, 1), dtype=np.int64)]
+    )
     owner = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     longest = max(map(len, rows), default=0)
-    padded = np.array([row + [len(tables)] * (longest - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), longest)
+    padded = np.array([row + [len(tables)] * (longest - len(row)) for row in rows], dtype=np.int64).reshape(
+        len(rows), longest
+    )
     return Cost(torch.from_numpy(elements), torch.from_numpy(owner).long(), len(tables),
                 torch.tensor(coefficients, dtype=torch.float64), torch.from_numpy(padded))  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The depth-wise binary gate of Pruning-as-Search (https://arxiv.org/abs/2206.01198, Figure 1).
 
-One learnable scalar w a channel; forward ``b = 1 if w > 0.5 else 0``, backward ``db/dw = 1`` (straight through, no window), so a
-closed channel keeps getting the gradient that can open it again.
+One learnable scalar w a channel; forward ``b = 1 if w > 0.5 else 0``, backward ``db/dw = 1`` (straight through, no
+window), so a closed channel keeps getting the gradient that can open it again.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,19 +19,21 @@ from pas.gates.gated import Gated, Gates
 
 @dataclass(frozen=True)
 class Problem:
-    """What every method is given: the network's axes, the limits it must hold, the legal widths and the number of steps."""
+    """What every method is given: the network's axes, the limits it must hold, the legal widths and the number of
+    steps.
+    """
 
     signature: Signature
     limits: Limits
     widths: Widths
     steps: int
 
-    @property
+    @cached_property
     def free(self) -> np.ndarray:
         """All channels that may be dropped (n,), axis after axis."""
         return np.concatenate([np.arange(axis.start, axis.start + axis.size) for axis in self.widths.axes])
 
-    @property
+    @cached_property
     def axis_index(self) -> np.ndarray:
         """The number of the axis of each free channel (n,)."""
         return np.repeat(np.arange(len(self.widths.axes)), [axis.size for axis in self.widths.axes])
@@ -39,9 +42,10 @@ class Problem:
 class Method(ABC):
     """A method of width search, called from anybody's training loop.
 
-    The order in a step is: forward of `wrap`'s module, `penalty` added to the loss, backward, the optimiser's step, `step`.
-    A method may gate weights or activations (`wrap`), change gradients before the optimiser sees them (hooks on the
-    parameters, set in `wrap`), correct the weights after it or re-wire masks every n steps (`step`), or decide once (`wrap`).
+    The order in a step is: forward of `wrap`'s module, `penalty` added to the loss, backward, the optimiser's step,
+    `step`. A method may gate weights or activations (`wrap`), change gradients before the optimiser sees them (hooks on
+    the parameters, set in `wrap`), correct the weights after it or re-wire masks every n steps (`step`), or decide once
+    (`wrap`).
     """
 
     def __init__(self, problem: Problem) -> None:

@@ -1,14 +1,14 @@
 """Pruning-as-Search with the budget as a constraint.
 
-From the paper (https://arxiv.org/abs/2206.01198): one binary gate a channel with a straight-through gradient, trained together
-with the weights. Where the paper adds ``alpha (MACs - target)^2`` to the loss, here the gates are projected after every step:
-with v the gate values and b = [v > 1/2],
+From the paper (https://arxiv.org/abs/2206.01198): one binary gate a channel with a straight-through gradient, trained
+together with the weights. Where the paper adds ``alpha (MACs - target)^2`` to the loss, here the gates are projected
+after every step: with v the gate values and b = [v > 1/2],
 
     v <- v - lambda,   lambda such that cost(b) is the largest that does not exceed target(t).
 
 A gate's value is the log of what its channel is worth per unit of cost, so a channel stays when its importance exceeds
-``exp(lambda)`` times its cost: lambda is the (log) multiplier of the constraint. Nothing is to be tuned, and the cost never exceeds
-target(t), which falls linearly from the dense cost to the budget.
+``exp(lambda)`` times its cost: lambda is the (log) multiplier of the constraint. Nothing is to be tuned, and the cost
+never exceeds target(t), which falls linearly from the dense cost to the budget.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem
 
-
 EDGE = 1e-4
 """An open gate lies at least so far above the threshold."""
 
@@ -32,22 +31,33 @@ EDGE = 1e-4
 class Pas(Method):
     """Learned binary gates under an exact constraint.
 
-    The search has four phases, in shares of its steps. *Warm-up*: gates open, gradients are observed. *Ramp*: the target falls.
-    Then gates move at the full budget, and for the last share, *hold*, they rest while the weights settle.
+    The search has four phases, in shares of its steps. *Warm-up*: gates open, gradients are observed. *Ramp*: the
+    target falls. Then gates move at the full budget, and for the last share, *hold*, they rest while the weights
+    settle.
 
-    - Worth: ``log E[g^2] - log c`` with g the gate's gradient and c its cost, both followed while the search runs (`memory` is the
-      decay of the mean). With g near zero on average at a trained network the first moment is noise; the second one is the
-      empirical Fisher information of switching the channel off. c is the gradient of the exact cost, towards what makes the
-      channel and what reads it, averaged over its axis.
-    - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square per axis,
-      so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log worth, that a gate
-      drifts over the whole search under random gradients.
-    - Revival: a closed gate stays within `reach` of the threshold. The best channels of an axis, `floor` of its width and never
-      fewer than `min_width`, can't close.
+    - Worth: ``log E[g^2] - log c`` with g the gate's gradient and c its cost, both followed while the search runs
+      (`memory` is the decay of the mean). With g near zero on average at a trained network the first moment is noise;
+      the second one is the empirical Fisher information of switching the channel off. c is the gradient of the exact
+      cost, towards what makes the channel and what reads it, averaged over its axis.
+    - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square
+      per axis, so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log
+      worth, that a gate drifts over the whole search under random gradients.
+    - Revival: a closed gate stays within `reach` of the threshold. The best channels of an axis, `floor` of its width
+      and never fewer than `min_width`, can't close.
     """
 
-    def __init__(self, problem: Problem, *, gate_lr: float, warmup: float, ramp: float, hold: float, memory: float, floor: float,
-                 reach: float) -> None:  # fmt: skip
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        gate_lr: float,
+        warmup: float,
+        ramp: float,
+        hold: float,
+        memory: float,
+        floor: float,
+        reach: float,
+    ) -> None:
         super().__init__(problem)
         self.gate_lr, self.reach, self.memory = gate_lr, reach, memory
         self.warmup_steps = max(1, round(warmup * problem.steps))
@@ -59,6 +69,8 @@ class Pas(Method):
         self._sizes = torch.bincount(self._axis)
         self._second = torch.zeros(len(self._axis))
         self._worth = torch.zeros(len(self._axis))
+        self._rest = torch.ones(len(self._axis))
+        self._kept = len(self._axis)
         self._seen: Tensor | None = None
         self._guard_widths = self._guards(floor)
 
@@ -67,18 +79,24 @@ class Pas(Method):
         return super().wrap(backbone)
 
     def groups(self) -> list[dict[str, object]]:
-        return [{"params": [self.gates.value], "lr": self.gate_lr * 0.1 / math.sqrt(self.problem.steps), "weight_decay": 0.0}]
+        return [
+            {
+                "params": [self.gates.value],
+                "lr": self.gate_lr * 0.1 / math.sqrt(self.problem.steps),
+                "weight_decay": 0.0,
+            }
+        ]
 
     def step(self) -> None:
         self.taken += 1
         self._update_moment()
-        if self.warmup_steps <= self.taken <= self.last_move:
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.warmup_steps <= self.taken <= self.last_move:
                 worth = self._current_worth()
                 value = self.gates.value.detach().cpu()
                 value = worth + THRESHOLD if self.taken == self.warmup_steps else value + worth - self._worth
-                self._worth = worth
-                self.gates.value.copy_(self._project(value))
+                self._worth, self._rest = worth, self._project(value)
+            self.gates.value.copy_(self._rest)  # also undoes what an optimiser's momentum does to resting gates
 
     def scores(self) -> np.ndarray:
         scores = np.full(self.problem.signature.channels, np.inf)
@@ -86,12 +104,17 @@ class Pas(Method):
         return scores
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"taken": torch.tensor(self.taken), "multiplier": torch.tensor(self.multiplier), "second": self._second,
-                "worth": self._worth}  # fmt: skip
+        return {
+            "taken": torch.tensor(self.taken),
+            "multiplier": torch.tensor(self.multiplier, dtype=torch.float64),
+            "second": self._second,
+            "worth": self._worth,
+            "rest": self._rest,
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken, self.multiplier = int(state["taken"]), float(state["multiplier"])
-        self._second, self._worth = state["second"].clone(), state["worth"].clone()
+        self._second, self._worth, self._rest = (state[name].clone() for name in ("second", "worth", "rest"))
 
     def target(self) -> float:
         """How far the target has fallen: 0 at the dense cost, 1 at the budget."""
@@ -114,7 +137,9 @@ class Pas(Method):
             seen /= dist.get_world_size()
         square = seen.square().cpu()
         keep = min(self.memory, 1 - 1 / self.taken)  # a plain mean first, exponential later
-        self._second = keep * self._second + (1 - keep) * square
+        followed = keep * self._second + (1 - keep) * square
+        # a closed gate's gradient says what opening would do now, on another scale: its last moment while open stands
+        self._second = torch.where(self.gates.value.detach().cpu() > THRESHOLD, followed, self._second)
 
     def _rms(self, second: Tensor) -> Tensor:
         """The root mean square of the gradients in each channel's axis."""
@@ -133,20 +158,16 @@ class Pas(Method):
             total = sum(limit.cost(leaf) / limit.target for limit in self.problem.limits.each)
             (gradient,) = torch.autograd.grad(total, leaf)
         free = gradient[torch.from_numpy(self.problem.free)].double()
-        return (torch.zeros(len(self._sizes), dtype=free.dtype).index_add(0, self._axis, free) / self._sizes).clamp_min(1e-30)
+        return (torch.zeros(len(self._sizes), dtype=free.dtype).index_add(0, self._axis, free) / self._sizes).clamp_min(
+            1e-30
+        )
 
     def _project(self, value: Tensor) -> Tensor:
         """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""
         margin = (value - THRESHOLD).numpy().copy()  # the multiplier at which each gate closes
         margin[self._guard(value)] = np.inf
         order = np.argsort(-margin, kind="stable")
-        low, high = int(np.isinf(margin).sum()), len(order)  # how many stay open
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._fits(order[:middle]):
-                low = middle
-            else:
-                high = middle - 1
+        low = self._most_that_fit(order, int(np.isinf(margin).sum()))
         closing = float(margin[order[low]]) if low < len(order) else -np.inf
         staying = float(margin[order[low - 1]])
         inside = [m for m in (closing, staying) if np.isfinite(m)]
@@ -154,14 +175,36 @@ class Pas(Method):
         moved = value - self.multiplier
         is_open = torch.zeros(len(order), dtype=torch.bool)
         is_open[torch.from_numpy(order[:low])] = True
-        return torch.where(is_open, moved.clamp(THRESHOLD + EDGE, THRESHOLD + self.reach), moved.clamp(THRESHOLD - self.reach, THRESHOLD))
+        return torch.where(
+            is_open,
+            moved.clamp(THRESHOLD + EDGE, THRESHOLD + self.reach),
+            moved.clamp(THRESHOLD - self.reach, THRESHOLD),
+        )
+
+    def _most_that_fit(self, order: np.ndarray, least: int) -> int:
+        """How many channels, best first, the target allows. The search gallops away from the last answer: it moves little."""
+        low, high, stride = least, len(order), 1
+        guess = min(max(self._kept, low), high)
+        while low < high:
+            if self._fits(order[:guess]):
+                low, guess = guess, guess + stride
+            else:
+                high, guess = guess - 1, guess - stride
+            stride *= 2
+            if not low < guess <= high:
+                guess = (low + high + 1) // 2
+        self._kept = low
+        return low
 
     def _fits(self, kept: np.ndarray) -> bool:
         mask = np.ones(self.problem.signature.channels, dtype=bool)
         mask[self.problem.free] = False
         mask[self.problem.free[kept]] = True
         fallen = self.target()
-        return all(limit.cost.at(mask) <= limit.dense + (limit.target - limit.dense) * fallen for limit in self.problem.limits.each)
+        return all(
+            limit.cost.at(mask) <= limit.dense + (limit.target - limit.dense) * fallen
+            for limit in self.problem.limits.each
+        )
 
     def _guard(self, value: Tensor) -> np.ndarray:
         """Numbers of the free channels that can't close: the best of each axis."""
@@ -174,7 +217,9 @@ class Pas(Method):
     def _guards(self, floor: float) -> np.ndarray:
         """The guarded width of each axis; when the budget is too small for the floor, the least legal widths."""
         widths = self.problem.widths
-        wanted = [max(least, math.ceil(floor * axis.size)) for axis, least in zip(widths.axes, widths.least, strict=True)]
+        wanted = [
+            max(least, math.ceil(floor * axis.size)) for axis, least in zip(widths.axes, widths.least, strict=True)
+        ]
         order = [np.arange(axis.size) for axis in widths.axes]
         fits = self.problem.limits.load(widths.mask(order, wanted)) <= 1
         return np.array(wanted if fits else widths.least)

@@ -16,15 +16,17 @@ from pas.surgery.fuse import Block, blocks, fuse
 def signature(model: nn.Module, example: Example) -> Signature:
     """Infer the axes of a network (of its fused form, where it has re-parameterised blocks).
 
-    `example`: a tensor (N, ...), a tuple of inputs, or a dict of keyword inputs; nothing depends on N. The model is left as it
-    was. Raises PasError when torch.export can't capture the network.
+    `example`: a tensor (N, ...), a tuple of inputs, or a dict of keyword inputs; nothing depends on N. The model is
+    left as it was. Raises PasError when torch.export can't capture the network.
     """
     return infer(fuse(model), example)
 
 
 @dataclass(frozen=True)
 class TypedBlock:
-    """A block of the training form with the types of its fused convolution: what it reads, what it writes, its groups."""
+    """A block of the training form with the types of its fused convolution: what it reads, what it writes, its
+    groups.
+    """
 
     block: Block
     reads: Dim
@@ -54,8 +56,8 @@ class Reader:
 def readers(model: nn.Module, signature: Signature) -> list[Reader]:
     """Every reader in the form at hand.
 
-    In a block these are the kernels of all its branches and the scale of its identity norm: a scale of zero leaves the norm's
-    bias, which is what a norm of zeros in training mode gives.
+    In a block these are the kernels of all its branches and the scale of its identity norm: a scale of zero leaves the
+    norm's bias, which is what a norm of zeros in training mode gives.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     typed = typed_blocks(model, signature)

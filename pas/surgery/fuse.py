@@ -1,8 +1,9 @@
 """Merge the branches of re-parameterised blocks into one convolution.
 
-RepVGG (https://arxiv.org/abs/2101.03697, section 3.3) and MobileOne (https://arxiv.org/abs/2206.04040, section 3): a block
-``y = act(sum_b norm_b(W_b * x))`` is ``act(W * x + bias)``, because a convolution followed by a norm in eval mode is a
-convolution, a 1x1 kernel is a larger kernel padded with zeros, and the identity is a kernel with ones on its diagonal.
+RepVGG (https://arxiv.org/abs/2101.03697, section 3.3) and MobileOne (https://arxiv.org/abs/2206.04040, section 3): a
+block ``y = act(sum_b norm_b(W_b * x))`` is ``act(W * x + bias)``, because a convolution followed by a norm in eval mode
+is a convolution, a 1x1 kernel is a larger kernel padded with zeros, and the identity is a kernel with ones on its
+diagonal.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 class IdentityNorm(nn.BatchNorm2d):
     """The identity branch of a block whose input and output keep different channels.
 
-    Output channel o reads input channel ``source[o]``; where that was dropped (-1) it reads zeros, and the norm's bias stays:
-    leaving it out is the classic error. Shapes: (N, C_in, H, W) -> (N, C_out, H, W).
+    Output channel o reads input channel ``source[o]``; where that was dropped (-1) it reads zeros, and the norm's bias
+    stays: leaving it out is the classic error. Shapes: (N, C_in, H, W) -> (N, C_out, H, W).
     """
 
     source: Tensor
@@ -39,7 +40,9 @@ class IdentityNorm(nn.BatchNorm2d):
 
 @dataclass(frozen=True)
 class Block:
-    """A re-parameterised block in its training form: convolutions with their norms, and perhaps the norm of an identity."""
+    """A re-parameterised block in its training form: convolutions with their norms, and perhaps the norm of an
+    identity.
+    """
 
     module: nn.Module
     branches: tuple[tuple[nn.Conv2d, nn.BatchNorm2d], ...]
@@ -72,12 +75,18 @@ def blocks(model: nn.Module) -> Iterator[tuple[str, Block]]:
 
 
 def equivalent_kernel(block: Block) -> tuple[Tensor, Tensor]:
-    """Weight (C_out, C_in / groups, K, K) and bias (C_out) that compute what the branches compute in eval mode, differentiably."""
+    """Weight (C_out, C_in / groups, K, K) and bias (C_out) that compute what the branches compute in eval mode,
+    differentiably.
+    """
     size = block.main.kernel_size
     weight, bias = 0, 0
     for conv, norm in block.branches:
         scale, shift = _affine(norm)
-        pads = [p for big, small in zip(reversed(size), reversed(conv.kernel_size), strict=True) for p in [(big - small) // 2] * 2]
+        pads = [
+            p
+            for big, small in zip(reversed(size), reversed(conv.kernel_size), strict=True)
+            for p in [(big - small) // 2] * 2
+        ]
         weight = weight + F.pad(conv.weight * scale[:, None, None, None], pads)
         bias = bias + shift + (0 if conv.bias is None else conv.bias * scale)
     if block.identity is not None:
@@ -90,8 +99,8 @@ def equivalent_kernel(block: Block) -> tuple[Tensor, Tensor]:
 def fuse(model: nn.Module) -> nn.Module:
     """A new network in which every block is one convolution with its activation, in plain torch modules.
 
-    Ordinary convolutions keep their norms; a network without such blocks comes back as an equal copy. Other modules that bring
-    timm's re-parameterisation hooks are merged by these. Mode, dtype and device stay.
+    Ordinary convolutions keep their norms; a network without such blocks comes back as an equal copy. Other modules
+    that bring timm's re-parameterisation hooks are merged by these. Mode, dtype and device stay.
     """
     model = copy.deepcopy(model)
     for path, block in list(blocks(model)):
@@ -100,8 +109,12 @@ def fuse(model: nn.Module) -> nn.Module:
         if not path:
             return fused
         model.set_submodule(path, fused)
-    if any(callable(getattr(module, hook, None)) for module in model.modules() for hook in ("reparameterize", "fuse")
-           if type(module) not in READERS):  # fmt: skip
+    if any(
+        callable(getattr(module, hook, None))
+        for module in model.modules()
+        for hook in ("reparameterize", "fuse")
+        if type(module) not in READERS
+    ):
         model = reparameterize_model(model)
     return model
 
@@ -109,8 +122,19 @@ def fuse(model: nn.Module) -> nn.Module:
 def _fused(block: Block) -> nn.Sequential:
     main = block.main
     weight, bias = equivalent_kernel(block)
-    conv = nn.Conv2d(main.in_channels, main.out_channels, main.kernel_size, main.stride, main.padding, main.dilation,
-                     main.groups, bias=True, padding_mode=main.padding_mode, device=weight.device, dtype=weight.dtype)  # fmt: skip
+    conv = nn.Conv2d(
+        main.in_channels,
+        main.out_channels,
+        main.kernel_size,
+        main.stride,
+        main.padding,
+        main.dilation,
+        main.groups,
+        bias=True,
+        padding_mode=main.padding_mode,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
     with torch.no_grad():
         conv.weight.copy_(weight)
         conv.bias.copy_(bias)
@@ -134,7 +158,9 @@ def _identity_kernel(block: Block) -> Tensor:
     kernel = torch.zeros_like(conv.weight)
     out, per_group = kernel.shape[:2]
     inputs = torch.arange(per_group, device=kernel.device)
-    source = block.identity.source if isinstance(block.identity, IdentityNorm) else torch.arange(out, device=kernel.device)
+    source = (
+        block.identity.source if isinstance(block.identity, IdentityNorm) else torch.arange(out, device=kernel.device)
+    )
     diagonal = (inputs == source[:, None] % per_group) & (source[:, None] >= 0)
     kernel[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = diagonal.to(kernel.dtype)
     return kernel

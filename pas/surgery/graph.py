@@ -18,14 +18,19 @@ _LEAVES = {
     nn.BatchNorm1d: aten.batch_norm, nn.BatchNorm2d: aten.batch_norm, nn.BatchNorm3d: aten.batch_norm,
     nn.Dropout: aten.dropout, nn.ReLU: aten.relu,
 }  # fmt: skip
-_CHECKS = (aten._assert_tensor_metadata, aten._assert_scalar, aten.sym_constrain_range_for_size, aten.sym_constrain_range)
+_CHECKS = (
+    aten._assert_tensor_metadata,
+    aten._assert_scalar,
+    aten.sym_constrain_range_for_size,
+    aten.sym_constrain_range,
+)
 
 
 def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architecture: Architecture) -> fx.GraphModule:
     """The graph of `model` over the tensors of `small` (the same modules, already cut), for any number of examples.
 
-    Leaf modules become calls of modules under their old names, so that `train()` and `eval()` switch norms and dropout, and
-    state-dict keys stay. Integers that count channels become the counts that stay. Needs nothing of `pas` to run.
+    Leaf modules become calls of modules under their old names, so that `train()` and `eval()` switch norms and dropout,
+    and state-dict keys stay. Integers that count channels become the counts that stay. Needs nothing of `pas` to run.
     """
     dynamic = infer(model, signature.example, dynamic_batch=True)
     keep = dynamic.mask(architecture)
@@ -59,7 +64,10 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
 
 def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
-    return type(module) in _LEAVES and packet in (_LEAVES[type(module)], aten.relu_ if type(module) is nn.ReLU else None)
+    return type(module) in _LEAVES and packet in (
+        _LEAVES[type(module)],
+        aten.relu_ if type(module) is nn.ReLU else None,
+    )
 
 
 def _lift_norm(root: nn.Module, module: nn.Module, path: str) -> None:
@@ -75,7 +83,10 @@ def _lift_norm(root: nn.Module, module: nn.Module, path: str) -> None:
 def _rewrite(node: fx.Node, position: int, argument: object, constants: dict) -> object:
     if not isinstance(argument, (list, tuple)):
         return argument
-    return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]
+    return [
+        constants.get((node, position, i), value) if isinstance(value, int) else value
+        for i, value in enumerate(argument)
+    ]
 
 
 def _load(graph: fx.Graph, values: dict, node: fx.Node, signature: Signature) -> fx.Node:

@@ -15,7 +15,8 @@ from pas.surgery.fuse import IdentityNorm
 
 
 def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
-    """A copy of the network, of the original size, in which dropped channels contribute zero to everything that reads them.
+    """A copy of the network, of the original size, in which dropped channels contribute zero to everything that reads
+    them.
 
     Zeroing happens where a channel is read, not where it is made: a norm or an addition in between would bring it back.
     Raises PasError when the architecture belongs to another network.
@@ -27,7 +28,9 @@ def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> 
         for reader in readers(model, signature):
             weight = parameters[reader.parameter]
             if weight.dim() > 1:
-                off = torch.from_numpy(np.flatnonzero(~rows(reader.table, keep, weight.shape[reader.dim]))).to(weight.device)
+                off = torch.from_numpy(np.flatnonzero(~rows(reader.table, keep, weight.shape[reader.dim]))).to(
+                    weight.device
+                )
                 weight.index_fill_(reader.dim, off, 0)
     for path, item in typed_blocks(model, signature).items():
         if item.block.identity is not None and item.reads is not None:

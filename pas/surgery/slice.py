@@ -17,12 +17,13 @@ from pas.surgery.graph import rebuild
 from pas.surgery.mask import rewired
 
 
-def slice(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:  # noqa: A001
+def slice(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
     """A smaller network that computes what `mask` computes (exactly, for the axes that are `exact`).
 
-    The modules and names of the argument stay; a re-parameterised block stays in its training form, its identity branch rewired.
-    Where the network's own Python code holds numbers of channels that would now be stale, the captured graph of the fused form
-    comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and exports like any module.
+    The modules and names of the argument stay; a re-parameterised block stays in its training form, its identity branch
+    rewired. Where the network's own Python code holds numbers of channels that would now be stale, the captured graph
+    of the fused form comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and
+    exports like any module.
 
     Raises PasError when the architecture belongs to another network.
     """

@@ -1,0 +1,143 @@
+"""From `conf/` and overrides to a checked `Config`, with Hydra. What doesn't fit becomes a PasError of one line."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pas.config import Config
+from pas.errors import PasError
+from pas.refusal import near, refusal
+
+CONF = Path(__file__).resolve().parent / "conf"
+VERSION_BASE = "1.3"
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The configuration that `pas search` would run with these overrides.
+
+    >>> compose(["model=repvgg_a0", "data=cifar10", "budget.macs=0.3"])
+
+    Raises PasError for whatever doesn't fit: an unknown group, choice or key, a value of a wrong type or outside of its range.
+    """
+    register(overrides)
+    with explained(overrides):
+        parsed = parse(overrides)
+        with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+            node = hydra_compose("config", list(overrides))
+        _check_booleans(parsed, node)
+        return to_config(node)
+
+
+def compose_all(overrides: Sequence[str]) -> list[Config]:
+    """The configurations of all jobs of a sweep, in Hydra's order. What a sweeper draws by itself is left at its default."""
+    register(overrides)
+    with explained(overrides):
+        choices = [_choices(one) for one in parse(overrides)]
+    return [compose(job) for job in itertools.product(*(values for values in choices if values))]
+
+
+def to_config(node: DictConfig) -> Config:
+    """What Hydra composed, as plain dataclasses."""
+    with explained(()):
+        config = OmegaConf.to_object(node)
+    assert isinstance(config, Config)
+    _check_added(config, "")
+    return config
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them. Raises PasError where a group is given something else than the name of a choice."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    for one in parsed:
+        group, value = one.key_or_group, one.value()
+        if group not in groups() or one.is_sweep_override() or isinstance(value, str | list):
+            continue
+        if value is None and group in ("logger", "experiment"):
+            continue
+        known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        hint = f" (a number is set with {group}.{known[0]}={value})" if isinstance(value, float | int) else ""
+        raise PasError(f"{one.input_line}: choose from {', '.join(known)}{hint}")
+    return parsed
+
+
+def register(overrides: Iterable[str]) -> None:
+    """Make known to Hydra the schema, and every model that is asked for by a name without a file in conf/model."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for override in overrides:
+        key, _, text = override.partition("=")
+        for name in re.findall(r"[\w.\-]+", text) if key == "model" else ():
+            if not (CONF / "model" / f"{name}.yaml").exists() and name != "null":
+                store.store(group="model", name=name, node={"name": name})
+
+
+def groups() -> list[str]:
+    """The groups of `conf/`."""
+    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+
+
+@contextmanager
+def explained(overrides: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise about these overrides into a PasError of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PasError(refusal(error, lambda where: _keys(where, overrides))) from error
+
+
+def _choices(override: Override) -> list[str]:
+    """All values of one override of a sweep; none where it says nothing about the run itself."""
+    if override.is_hydra_override() or override.key_or_group.startswith("hydra/"):
+        return []
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if not override.is_discrete_sweep():
+        return []
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _check_booleans(parsed: Sequence[Override], node: DictConfig) -> None:
+    """OmegaConf takes every number for true or false; here `data.flip=3` is a mistake."""
+    for one in parsed:
+        value = None if one.is_sweep_override() else one.value()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(OmegaConf.select(node, one.key_or_group), bool):
+                raise PasError(f"{one.key_or_group}={value}: must be true or false")
+
+
+def _check_added(config: Any, path: str) -> None:
+    """`+KEY=VALUE` adds to a schema what nobody would read."""
+    known = [one.name for one in fields(config)]
+    for name, value in vars(config).items():
+        if name not in known:
+            raise PasError(f"{path}{name}: there is no such setting; {near(name, known)}")
+        if is_dataclass(value):
+            _check_added(value, f"{path}{name}.")
+
+
+def _keys(where: str, overrides: Sequence[str]) -> list[str]:
+    """The settings under `where`, with the groups chosen as in the overrides where that is possible."""
+    if not where:
+        return sorted({*groups(), *(one.name for one in fields(Config))})
+    chosen = [one for one in overrides if one.partition("=")[0] in groups() and "," not in one]
+    with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+        try:
+            node = OmegaConf.select(hydra_compose("config", chosen), where)
+        except (HydraException, OmegaConfBaseException):
+            return []
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []

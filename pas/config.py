@@ -1,0 +1,260 @@
+"""The configuration as plain, typed, checked dataclasses. `conf/` fills them in; `pas/compose.py` reads `conf/`.
+
+Every field knows what it may be: a value outside of it is refused when a `Config` is made, in one line that names the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pas.errors import PasError
+
+AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*")
+# Options of methods that are shares; all others only have to be finite and not negative.
+SHARES = ("warmup", "ramp", "floor", "memory")
+
+
+def _rule(holds: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
+    return {"holds": holds, "allowed": allowed}
+
+
+def _at_least(low: float) -> dict[str, Any]:
+    return _rule(lambda value: low <= value < math.inf, f"a number of at least {low}")
+
+
+def _one_of(*choices: str | None) -> dict[str, Any]:
+    return _rule(lambda value: value in choices, "one of " + ", ".join("null" if c is None else c for c in choices))
+
+
+def _or_none(rule: dict[str, Any]) -> dict[str, Any]:
+    return _rule(lambda value: value is None or rule["holds"](value), f"{rule['allowed']}, or null")
+
+
+ABOVE_ZERO = _rule(lambda value: 0 < value < math.inf, "a number above 0")
+BELOW_ONE = _rule(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
+TEXT = _rule(lambda value: bool(str(value).strip()), "a name")
+
+
+def _is_amount(value: Any) -> bool:
+    if isinstance(value, str):
+        match = AMOUNT.fullmatch(value)
+        return match is not None and float(match[1]) > 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value <= 1 or (1 < value < math.inf and float(value).is_integer())
+
+
+BUDGET = _or_none(_rule(_is_amount, 'a share in (0, 1], a whole number, or text with a unit like "300 M"'))
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """`name`: a timm name. `weights`: a file of weights. `entry`: `package.module:function` of a person's own network."""
+
+    name: str = field(metadata=TEXT)
+    args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    weights: str | None = None
+    entry: str | None = field(
+        default=None, metadata=_or_none(_rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v), "package.module:function"))
+    )
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """`root`: null means the environment's PAS_DATA. `subset`: so many training images. Sizes are in pixels."""
+
+    name: str = field(metadata=TEXT)
+    root: str | None = None
+    image_size: int | None = field(default=None, metadata=_or_none(_at_least(4)))
+    val_fraction: float = field(metadata=BELOW_ONE)
+    subset: int | None = field(default=None, metadata=_or_none(_at_least(1)))
+    crop_padding: int = field(metadata=_at_least(0))
+    flip: bool
+    cutout: int = field(metadata=_at_least(0))
+
+
+@dataclass(kw_only=True)
+class MethodConfig:
+    """`options` are the method's own; its file in `conf/method` lists them all with their defaults."""
+
+    name: str = field(metadata=TEXT)
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class BudgetConfig:
+    """Each limit is a share of the dense cost, a number, or text with a unit; null sets none. MACs are those of the fused form."""
+
+    # Any: Hydra can't merge a field whose type is a union; the rule checks the type too
+    macs: Any = field(metadata=BUDGET)
+    params: Any = field(metadata=BUDGET)
+
+
+@dataclass(kw_only=True)
+class CostConfig:
+    """How latency is measured at the end: median of `repeats` batches of `batch` images, after `warmup` of them."""
+
+    runtime: str = field(metadata=_one_of("onnxruntime", "torch"))
+    batch: int = field(metadata=_at_least(1))
+    threads: int = field(metadata=_at_least(1))
+    repeats: int = field(metadata=_at_least(3))
+    warmup: int = field(metadata=_at_least(0))
+
+
+@dataclass(kw_only=True)
+class RecipeConfig:
+    """One training; the fields are those of `pas.train.Recipe`. The last three follow the hardware unless a stage sets its own."""
+
+    epochs: int = field(metadata=_at_least(0))
+    batch_size: int = field(metadata=_at_least(1))
+    optimizer: str = field(metadata=TEXT)
+    lr: float = field(metadata=ABOVE_ZERO)
+    momentum: float = field(default=0.9, metadata=BELOW_ONE)
+    weight_decay: float = field(metadata=_at_least(0))
+    schedule: str = field(metadata=_one_of("cosine", "step", "none"))
+    warmup_epochs: float = field(default=0.0, metadata=_at_least(0))
+    min_lr: float = field(default=0.0, metadata=_at_least(0))
+    label_smoothing: float = field(default=0.0, metadata=BELOW_ONE)
+    mixup: float = field(default=0.0, metadata=_at_least(0))
+    cutmix: float = field(default=0.0, metadata=_at_least(0))
+    ema: float = field(default=0.0, metadata=BELOW_ONE)
+    clip_grad: float = field(default=0.0, metadata=_at_least(0))
+    accumulate: int = field(default=1, metadata=_at_least(1))
+    precision: str = field(default="${hardware.precision}", metadata=_one_of("fp32", "bf16"))
+    channels_last: bool = "${hardware.channels_last}"  # type: ignore[assignment]
+    compile: bool = "${hardware.compile}"  # type: ignore[assignment]
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The three stages. A search and a fine-tuning need at least an epoch; `dense.epochs: 0` takes the weights as they are."""
+
+    dense: RecipeConfig
+    search: RecipeConfig
+    finetune: RecipeConfig
+
+
+@dataclass(kw_only=True)
+class OptionsConfig:
+    """`keep`: patterns of axes or modules left whole. Widths are never below `min_width` and are multiples of `round_to`."""
+
+    keep: list[str] = field(default_factory=list)
+    min_width: int = field(metadata=_at_least(1))
+    round_to: int = field(metadata=_at_least(1))
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """What is learnt."""
+
+    name: str = field(metadata=_one_of("classification"))
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """A tracker that mirrors `metrics.jsonl`, or none. `group` gathers runs there; null means the run's name without its seed."""
+
+    name: str | None = field(default=None, metadata=_one_of("wandb", None))
+    project: str = field(default="pas", metadata=TEXT)
+    mode: str = field(default="offline", metadata=_one_of("offline", "online", "disabled"))
+    group: str | None = None
+
+
+@dataclass(kw_only=True)
+class HardwareConfig:
+    """`threads`: 0 leaves torch's choice. `workers`: processes that decode image files. None of these is part of a run's key."""
+
+    device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N"))
+    threads: int = field(metadata=_at_least(0))
+    workers: int = field(metadata=_at_least(0))
+    precision: str = field(metadata=_one_of("fp32", "bf16"))
+    channels_last: bool
+    compile: bool
+
+
+@dataclass(kw_only=True)
+class PathsConfig:
+    """`runs`: the folder that holds a folder a run, relative to the current directory."""
+
+    runs: str = field(metadata=TEXT)
+
+
+@dataclass(kw_only=True)
+class Config:
+    """All of a run. Raises PasError when a value is outside of its range."""
+
+    model: ModelConfig
+    data: DataConfig
+    method: MethodConfig
+    budget: BudgetConfig
+    cost: CostConfig
+    hardware: HardwareConfig
+    train: TrainConfig
+    task: TaskConfig
+    options: OptionsConfig
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # logger=null is no choice, so the class's own values stand
+    paths: PathsConfig
+    seed: int = field(metadata=_at_least(0))
+
+    def __post_init__(self) -> None:
+        _check(self, "")
+        if self.model.name == "python" and self.model.entry is None:
+            raise PasError("model=python needs model.entry=package.module:function")
+        if self.budget.macs is None and self.budget.params is None:
+            raise PasError("budget: set budget.macs or budget.params, for example budget.macs=0.5")
+        for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):
+            if recipe.epochs < 1:
+                raise PasError(f"train.{stage}.epochs={recipe.epochs}: must be a number of at least 1")
+        for name, value in self.method.options.items():
+            high = 1 if name in SHARES else math.inf
+            if not 0 <= value <= high or value == math.inf:
+                allowed = "a number from 0 to 1" if name in SHARES else "a number of at least 0"
+                raise PasError(f"method.options.{name}={value}: must be {allowed}")
+
+
+def _check(node: Any, path: str) -> None:
+    for one in fields(node):
+        value = getattr(node, one.name)
+        if is_dataclass(value):
+            _check(value, f"{path}{one.name}.")
+        elif one.metadata and not one.metadata["holds"](value):
+            raise PasError(f"{path}{one.name}={value}: must be {one.metadata['allowed']}")
+
+
+def run_key(config: Config) -> str:
+    """The name of a run's folder: model, data, method, budget, seed, and eight hex digits over everything that changes its result.
+
+    Where data and weights lie, the folder of the runs, the tracker and the hardware are left out; no clock is involved.
+    """
+    limits = (f"{kind}{amount}" for kind, amount in asdict(config.budget).items() if amount is not None)
+    return _key(config, [config.method.name, *limits], _identity(config))
+
+
+def dense_key(config: Config) -> str:
+    """The name of the dense parent's training, which all runs share that start from it."""
+    whole = _identity(config)
+    shared = {name: whole[name] for name in ("model", "data", "task", "seed")} | {"dense": whole["train"]["dense"]}
+    return _key(config, ["dense"], shared)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware")}
+    whole["data"].pop("root")
+    if config.model.weights is not None:
+        whole["model"]["weights"] = Path(config.model.weights).name
+    return whole
+
+
+def _key(config: Config, parts: list[str], identity: dict[str, Any]) -> str:
+    text = json.dumps(identity, sort_keys=True)
+    network = config.model.entry or config.model.name
+    words = [network, config.data.name, *parts, f"s{config.seed}", hashlib.sha256(text.encode()).hexdigest()[:8]]
+    return "-".join(re.sub(r"[^\w.]+", "" if " " in word else "_", word) for word in words)

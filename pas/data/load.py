@@ -1,0 +1,118 @@
+"""Reading each set from disk, whole: train (nothing cut off yet), an empty val, test."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision import datasets
+
+from pas.data.sets import AnySplit, Data, FolderSplit, Split, stratified
+from pas.errors import PasError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DIGITS_TEST_SEED = 1797  # the test split of the digits is always the same one
+LAYOUTS = {
+    "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte and its three companions",
+    "cifar10": "cifar-10-batches-py/data_batch_1 .. 5, test_batch and batches.meta",
+    "cifar100": "cifar-100-python/train, test and meta",
+    "imagefolder": "train/CLASS/IMAGE and val/CLASS/IMAGE",
+}
+
+
+def read(name: str, root: Path | None, image_size: int | None) -> Data:
+    """The set with its original split into training and test images; `image_size` None means its own size."""
+    return _READERS[name](root, image_size)
+
+
+def _digits(root: Path | None, image_size: int | None) -> Data:
+    raw = load_digits()
+    # 8x8 images of 0..16; enlarged as real numbers, so that nothing is rounded twice
+    pixels = torch.from_numpy(raw.images).unsqueeze(1) * (255 / 16)
+    images = _resized(pixels, image_size or 32)
+    labels = torch.from_numpy(raw.target).long()
+    test, train = stratified(labels, round(0.2 * len(labels)), DIGITS_TEST_SEED)
+    everything = Split(images, labels)
+    return _data("digits", 10, (0.306,), (0.323,), everything.at(train), everything.at(test))
+
+
+def _fashion_mnist(root: Path | None, image_size: int | None) -> Data:
+    parts = [_torchvision("fashion_mnist", datasets.FashionMNIST, root, train) for train in (True, False)]
+    splits = [_split(part.data.unsqueeze(1), part.targets, image_size) for part in parts]
+    return _data("fashion_mnist", 10, (0.286,), (0.353,), *splits)
+
+
+def _cifar(name: str, kind: type[datasets.CIFAR10], num_classes: int) -> Callable[[Path | None, int | None], Data]:
+    def reader(root: Path | None, image_size: int | None) -> Data:
+        parts = [_torchvision(name, kind, root, train) for train in (True, False)]
+        splits = [_split(torch.from_numpy(p.data).permute(0, 3, 1, 2), p.targets, image_size) for p in parts]
+        return _data(name, num_classes, IMAGENET_MEAN, IMAGENET_STD, *splits)
+
+    return reader
+
+
+def _imagefolder(root: Path | None, image_size: int | None) -> Data:
+    if root is None:
+        raise _missing("imagefolder", root)
+    try:
+        train, test = (datasets.ImageFolder(str(root / part)) for part in ("train", "val"))
+    except FileNotFoundError:
+        raise _missing("imagefolder", root) from None
+    if train.classes != test.classes:
+        raise PasError(f"{root}: train/ and val/ hold different classes")
+    splits = [FolderSplit(tuple(path for path, _ in p.samples), torch.tensor(p.targets)) for p in (train, test)]
+    return _data("imagefolder", len(train.classes), IMAGENET_MEAN, IMAGENET_STD, *splits, image_size=image_size or 224)
+
+
+def _data(
+    name: str,
+    num_classes: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    train: AnySplit,
+    test: AnySplit,
+    image_size: int | None = None,
+) -> Data:
+    size = image_size or train.images.shape[-1]
+    return Data(name, num_classes, len(mean), size, mean, std, train, train.at(torch.arange(0)), test)
+
+
+def _torchvision(name: str, kind: type, root: Path | None, train: bool) -> datasets.VisionDataset:
+    """A set that torchvision reads; CIFAR's files are unpickled only after their md5 sums have been found right."""
+    if root is None:
+        raise _missing(name, root)
+    try:
+        return kind(str(root), train=train, download=False)
+    except RuntimeError:  # torchvision's answer to missing files and to wrong md5 sums
+        raise _missing(name, root) from None
+
+
+def _missing(name: str, root: Path | None) -> PasError:
+    where = f"not (or not intact) under {root}" if root else "not found, since no folder was given"
+    return PasError(f"{name} is {where}: set data.root= or PAS_DATA to the folder that holds {LAYOUTS[name]}")
+
+
+def _split(images: Tensor, labels: Tensor | list[int] | np.ndarray, image_size: int | None) -> Split:
+    images = images.contiguous()
+    if image_size is not None and image_size != images.shape[-1]:
+        images = torch.cat([_resized(part.float(), image_size) for part in images.split(1000)])
+    return Split(images, torch.as_tensor(labels, dtype=torch.int64))
+
+
+def _resized(pixels: Tensor, size: int) -> Tensor:
+    """Real pixels of 0..255 to bytes of another size, (N, C, H, W) -> (N, C, size, size)."""
+    enlarged = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return enlarged.round().clamp(0, 255).to(torch.uint8)
+
+
+_READERS: dict[str, Callable[[Path | None, int | None], Data]] = {
+    "digits": _digits,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar("cifar10", datasets.CIFAR10, 10),
+    "cifar100": _cifar("cifar100", datasets.CIFAR100, 100),
+    "imagefolder": _imagefolder,
+}
+NAMES = tuple(_READERS)

@@ -1,0 +1,1 @@
+"""Networks on disk: bundles and ONNX files."""

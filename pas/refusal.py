@@ -1,0 +1,73 @@
+"""What Hydra and OmegaConf refuse, said in one line: which setting, and what is allowed there."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+Keys = Callable[[str], Sequence[str]]
+Words = Callable[[re.Match[str], Keys], str]
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+def refusal(error: Exception, keys: Keys) -> str:
+    """One line for an exception of Hydra or OmegaConf. `keys` lists the settings under a dotted path."""
+    text = "\n".join(str(one) for one in (error, *_causes(error)))
+    for pattern, words in _KNOWN:
+        match = re.search(pattern, text, re.DOTALL)
+        if match:
+            return words(match, keys)
+    return " ".join(str(error).split())
+
+
+def near(word: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the ones like it, or all."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {', '.join(known)}" if known else "there are none here"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _unknown_key(match: re.Match[str], keys: Keys) -> str:
+    where, _, key = match["path"].rpartition(".")
+    if where == "model.args":
+        return f"{match['path']}: to hand the model an argument write +{match['path']}=VALUE"
+    return f"{match['path']}: there is no such setting; {near(key, keys(where))}"
+
+
+def _unknown_choice(match: re.Match[str], _: Keys) -> str:
+    group, _, choice = match["path"].rpartition("/")
+    known = match["known"].split()
+    return f"{group}={choice}: {near(choice, known)}"
+
+
+def _wrong_type(match: re.Match[str], _: Keys) -> str:
+    return f"{match['path']}={match['value']}: must be {TYPES.get(match['wanted'], match['wanted'])}"
+
+
+_KNOWN: tuple[tuple[str, Words], ...] = (
+    (r"issing mandatory value: (?P<path>[\w.]+)", lambda m, _: f"{m['path']}: a value is needed, {m['path']}=VALUE"),
+    (
+        r"Environment variable '(?P<name>\w+)' not found[^\n]*\n\s+full_key: (?P<path>[\w.]+)",
+        lambda m, _: f"{m['path']} refers to {m['name']}, which the environment doesn't have: export {m['name']}=...",
+    ),
+    (r"Interpolation key '(?P<name>[\w.]+)' not found", lambda m, _: f"the configuration refers to {m['name']}, which doesn't exist"),
+    (r"Ambiguous value for argument '(?P<text>[^']*)'", lambda m, _: f"{m['text']}: add -m to run a sweep over these values"),
+    (r"Error parsing override '(?P<text>[^\n]*)'\n", lambda m, _: f"{m['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes"),
+    (r"Key '\w+' (?:is not in struct|not in '\w+')\s+full_key: (?P<path>[\w.]+)", _unknown_key),
+    (r"Could not find '(?P<path>[\w/.\-]+)'\s+Available options in '[^']*':\n(?P<known>.*?)\nConfig search path", _unknown_choice),
+    (
+        r"Value '(?P<value>[^$]*?)' (?:of type '\w+' could not be converted to|is not a valid) (?P<wanted>\w+).*?full_key: (?P<path>[\w.]+)",
+        _wrong_type,
+    ),
+    (r"is not a ListConfig, list or tuple\.\s+full_key: (?P<path>[\w.]+)", lambda m, _: f"{m['path']}: must be a list, {m['path']}=[one,two]"),
+    (r"is not Optional\s+full_key: (?P<path>[\w.]+)", lambda m, _: f"{m['path']}=null: a value is needed"),
+)

@@ -1,0 +1,164 @@
+"""A run's folder: one process at a time, every file whole or absent, `result.json` last.
+
+    runs/<run_key>/  config.yaml  metrics.jsonl  checkpoint/  architecture.json  bundle/  figures/  result.json
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from pas.config import Config, run_key
+from pas.errors import PasError
+from pas.result import FILE, check_result, read_result
+
+METRICS = "metrics.jsonl"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that this process may write to. Made by `open_run`; closed with it."""
+
+    folder: Path
+    key: str
+    metrics: TextIO | None
+
+    @property
+    def result_path(self) -> Path:
+        return self.folder / FILE
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def figures(self) -> Path:
+        return self.folder / "figures"
+
+    @property
+    def writes(self) -> bool:
+        """False in the other processes of a distributed run, whose writing does nothing."""
+        return self.metrics is not None
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result, if the run has come to its end."""
+        return read_result(self.folder)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of this folder so that it is either the old one or the new one, whatever happens."""
+        if self.writes:
+            write_text(self.folder / name, text)
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """The same, of JSON. `result.json` is checked against its schema first (PasError)."""
+        if name == FILE:
+            check_result(data)
+        self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
+        if self.metrics is not None:
+            self.metrics.write(json.dumps(row) + "\n")
+            self.metrics.flush()
+
+
+def run_folder(config: Config) -> Path:
+    """Where the run of this configuration is, or will be."""
+    return Path(config.paths.runs) / run_key(config)
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[Run]:
+    """The run of this configuration, with its folder locked and `config.yaml` written."""
+    with open_folder(run_folder(config)) as run:
+        run.write_text("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+        yield run
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[Run]:
+    """Lock a folder of runs/, for a run or for the dense training that runs share.
+
+    Under torchrun only the process of rank 0 locks and writes.
+
+    Raises PasError when another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield Run(folder, folder.name, None)
+        return
+    with _locked(folder), _append(folder / METRICS) as metrics:
+        yield Run(folder, folder.name, metrics)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` in order, without those that a resumed run wrote again, and without a line cut off by a crash."""
+    rows: dict[tuple[Any, Any], dict[str, Any]] = {}
+    try:
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows[(row.get("stage"), row.get("step"))] = row
+    return list(rows.values())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once: written aside, on the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # Opened without truncation: the text inside is the holder's. The kernel frees the lock when a process dies.
+    with (folder / LOCK).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise PasError(f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, or stop it and start again") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _append(path: Path) -> Iterator[TextIO]:
+    with path.open("a+b") as raw:
+        # a crash may have left half a line: what follows must not be glued to it
+        size = raw.seek(0, os.SEEK_END)
+        if size:
+            raw.seek(size - 1)
+            if raw.read(1) != b"\n":
+                raw.write(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        yield file

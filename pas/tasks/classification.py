@@ -1,0 +1,65 @@
+"""Classification: cross-entropy with label smoothing, mixup and cutmix; top-1 and top-5."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from pas.data.loader import Loader
+from pas.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Over `n` images: top-1 and top-5 in percent, and the mean cross-entropy."""
+
+    top1: float
+    top5: float
+    loss: float
+    n: int
+
+
+def loss(recipe: Recipe, num_classes: int) -> Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    """The training loss: (model, x (N, C, H, W), y (N,)) -> (mean loss, hits). Mixed images have no hits."""
+    smoothing = recipe.label_smoothing
+
+    def plain(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(x)
+        hits = (logits.detach().argmax(1) == y).sum()
+        return F.cross_entropy(logits.float(), y, label_smoothing=smoothing), hits
+
+    if not (recipe.mixup or recipe.cutmix):
+        return plain
+    mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=smoothing, num_classes=num_classes)
+
+    def mixed(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, None]:
+        even = len(x) // 2 * 2  # timm pairs each image with another
+        x, target = mix(x[:even].clone(), y[:even])
+        return F.cross_entropy(model(x).float(), target), None
+
+    return mixed
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: Loader, *, device: torch.device | str, precision: str) -> Metrics:
+    """Measure `model` over one epoch of `loader`, in eval mode; it is left in the mode that it had."""
+    device = torch.device(device)
+    was_training = model.training
+    model.to(device).eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # hits, hits among five, loss times images, images
+    for x, y in loader.epoch(0):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(x)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == y.unsqueeze(1)
+        total = F.cross_entropy(logits.float(), y, reduction="sum")
+        sums += torch.stack((best[:, 0].sum(), best.sum(), total, total.new_tensor(len(y)))).double()
+    model.train(was_training)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    top1, top5, total, n = sums.tolist()
+    return Metrics(top1=100 * top1 / n, top5=100 * top5 / n, loss=total / n, n=int(n))

@@ -1,0 +1,104 @@
+"""What gates cost: a gated training step against a plain one.
+
+    python tests/benchmarks/gate_overhead.py [--models repvgg_a0 mobilenetv2_100] [--batch 64] [--size 64] [--steps 30]
+                                             [--threads 1] [--device cpu] [--csv FILE]
+
+Both networks take turns in one process, so that the machine's moods hit both; the ratio of the medians is what counts. A step is
+forward, backward and SGD with momentum; the gated one adds the gates' own part (moments, worth, projection). Target: 1.05.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import pas
+from pas import models
+
+
+def plain_step(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def gated_step(search: pas.Search, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.SGD(search.param_groups(lr=0.01, weight_decay=1e-4), momentum=0.9)
+
+    def step() -> None:
+        (F.cross_entropy(search.model(x), y) + search.penalty()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        search.step()
+
+    return step
+
+
+def seconds(step: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(name: str, batch: int, size: int, steps: int, device: torch.device) -> dict[str, object]:
+    torch.manual_seed(0)
+    model = models.create(name, num_classes=1000).to(device).train()
+    x, y = torch.randn(batch, 3, size, size, device=device), torch.randint(1000, (batch,), device=device)
+    search = pas.Search(model, x[:1], budget=pas.Budget(macs=0.5), steps=2 * steps)
+    search.model.train()
+    turns = {"plain": plain_step(model, x, y), "gated": gated_step(search, x, y)}
+    times: dict[str, list[float]] = {kind: [] for kind in turns}
+    for turn in range(steps + 3):
+        for kind, step in turns.items():
+            taken = seconds(step, device)
+            if turn >= 3:
+                times[kind].append(taken)
+    plain, gated = statistics.median(times["plain"]), statistics.median(times["gated"])
+    return {
+        "model": name, "batch": batch, "size": size, "plain_ms": round(1e3 * plain, 2), "gated_ms": round(1e3 * gated, 2),
+        "ratio": round(gated / plain, 4), "steps": steps, "device": str(device), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["repvgg_a0", "mobilenetv2_100"])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--csv", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for name in arguments.models:
+        rows.append(measure(name, arguments.batch, arguments.size, arguments.steps, torch.device(arguments.device)))
+        print(rows[-1], flush=True)
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
