@@ -31,7 +31,6 @@ from pas.errors import PasError
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
-from pas.report import figures
 from pas.runs import open_folder, open_run
 from pas.search import Search
 from pas.surgery.forms import signature

@@ -35,10 +35,10 @@ class Pas(Method):
     target falls. Then gates move at the full budget, and for the last share, *hold*, they rest while the weights
     settle.
 
-    - Worth: ``log E[g^2] - log c`` with g the gate's gradient and c its cost, both followed while the search runs
-      (`memory` is the decay of the mean). With g near zero on average at a trained network the first moment is noise;
-      the second one is the empirical Fisher information of switching the channel off. c is the gradient of the exact
-      cost, towards what makes the channel and what reads it, averaged over its axis.
+    - Worth: ``log E[g^2] - log c``, with g the gate's gradient during the warm-up and c its cost. With g near zero on average at
+      a trained network the first moment is noise; the second one is the empirical Fisher information of switching the channel
+      off. It is not followed further: in the network that the ramp is damaging, every gradient grows. c is the gradient of the
+      exact cost at the gates as they are, towards what makes the channel and what reads it, averaged over its axis.
     - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square
       per axis, so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log
       worth, that a gate drifts over the whole search under random gradients.
@@ -69,6 +69,7 @@ class Pas(Method):
         self._sizes = torch.bincount(self._axis)
         self._second = torch.zeros(len(self._axis))
         self._worth = torch.zeros(len(self._axis))
+        self._scale = torch.zeros(len(self._sizes))
         self._rest = torch.ones(len(self._axis))
         self._kept = len(self._axis)
         self._seen: Tensor | None = None
@@ -109,12 +110,14 @@ class Pas(Method):
             "multiplier": torch.tensor(self.multiplier, dtype=torch.float64),
             "second": self._second,
             "worth": self._worth,
+            "scale": self._scale,
             "rest": self._rest,
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken, self.multiplier = int(state["taken"]), float(state["multiplier"])
-        self._second, self._worth, self._rest = (state[name].clone() for name in ("second", "worth", "rest"))
+        self._second, self._worth = state["second"].clone(), state["worth"].clone()
+        self._scale, self._rest = state["scale"].clone(), state["rest"].clone()
 
     def target(self) -> float:
         """How far the target has fallen: 0 at the dense cost, 1 at the budget."""
@@ -126,7 +129,7 @@ class Pas(Method):
         self._seen = seen if self._seen is None else self._seen + seen
         if not self.warmup_steps <= self.taken < self.last_move:
             return torch.zeros_like(gradient)
-        return gradient / self._rms(self._second).to(gradient.device)
+        return gradient / self._scale.sqrt().clamp_min(1e-20)[self._axis].to(gradient.device)
 
     def _update_moment(self) -> None:
         if self._seen is None:
@@ -137,18 +140,18 @@ class Pas(Method):
             seen /= dist.get_world_size()
         square = seen.square().cpu()
         keep = min(self.memory, 1 - 1 / self.taken)  # a plain mean first, exponential later
-        followed = keep * self._second + (1 - keep) * square
-        # a closed gate's gradient says what opening would do now, on another scale: its last moment while open stands
-        self._second = torch.where(self.gates.value.detach().cpu() > THRESHOLD, followed, self._second)
+        self._scale = keep * self._scale + (1 - keep) * self._mean_over_axes(square)
+        if self.taken <= self.warmup_steps:
+            self._second += square
 
-    def _rms(self, second: Tensor) -> Tensor:
-        """The root mean square of the gradients in each channel's axis."""
-        mean = torch.zeros(len(self._sizes)).index_add(0, self._axis, second) / self._sizes
-        return mean.sqrt().clamp_min(1e-20)[self._axis]
+    def _mean_over_axes(self, values: Tensor) -> Tensor:
+        return torch.zeros(len(self._sizes), dtype=values.dtype).index_add(0, self._axis, values) / self._sizes
 
     def _current_worth(self) -> Tensor:
         """log(second moment) - log(cost) of each free channel, with mean zero."""
-        worth = self._second.clamp_min(1e-30).log() - self._cost_per_axis().log().float()[self._axis]
+        worth = (
+            self._second.clamp_min(1e-8 * self._second.mean()).log() - self._cost_per_axis().log().float()[self._axis]
+        )
         return worth - worth.mean()
 
     def _cost_per_axis(self) -> Tensor:
@@ -158,9 +161,7 @@ class Pas(Method):
             total = sum(limit.cost(leaf) / limit.target for limit in self.problem.limits.each)
             (gradient,) = torch.autograd.grad(total, leaf)
         free = gradient[torch.from_numpy(self.problem.free)].double()
-        return (torch.zeros(len(self._sizes), dtype=free.dtype).index_add(0, self._axis, free) / self._sizes).clamp_min(
-            1e-30
-        )
+        return self._mean_over_axes(free).clamp_min(1e-30)
 
     def _project(self, value: Tensor) -> Tensor:
         """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""
@@ -170,16 +171,16 @@ class Pas(Method):
         low = self._most_that_fit(order, int(np.isinf(margin).sum()))
         closing = float(margin[order[low]]) if low < len(order) else -np.inf
         staying = float(margin[order[low - 1]])
-        inside = [m for m in (closing, staying) if np.isfinite(m)]
-        self.multiplier = min(staying - EDGE, 0.0) if low == len(order) else sum(inside) / len(inside)
-        moved = value - self.multiplier
+        if low == len(order):
+            shift = staying - EDGE if np.isfinite(staying) else 0.0
+        else:
+            inside = [m for m in (closing, staying) if np.isfinite(m)]
+            shift = sum(inside) / len(inside)
+        self.multiplier += shift
+        moved = value - shift
         is_open = torch.zeros(len(order), dtype=torch.bool)
         is_open[torch.from_numpy(order[:low])] = True
-        return torch.where(
-            is_open,
-            moved.clamp(THRESHOLD + EDGE, THRESHOLD + self.reach),
-            moved.clamp(THRESHOLD - self.reach, THRESHOLD),
-        )
+        return torch.where(is_open, moved.clamp_min(THRESHOLD + EDGE), moved.clamp(THRESHOLD - self.reach, THRESHOLD))
 
     def _most_that_fit(self, order: np.ndarray, least: int) -> int:
         """How many channels, best first, the target allows. The search gallops away from the last answer: it moves little."""

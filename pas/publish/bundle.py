@@ -99,7 +99,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
         model = models.create(
             backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args
         )
-    architecture = Architecture.from_json((folder / "architecture.json").read_text())
+    architecture = Architecture.from_json((folder / "architecture.json").read_text(errors="replace"))
     model = model.float().cpu().eval()
     network = fuse(slice(model, signature(model, backbone.example()), architecture))
     try:
