@@ -89,7 +89,8 @@ def test_a_damaged_byte_is_refused_or_harmless(folder: Path, name: str, data: st
     try:
         network = pas.load(copy)
     except pas.PasError as refusal:
-        assert "\n" not in str(refusal)
+        if "\n" in str(refusal):
+            pytest.fail(f"more than one line: {refusal}")
         return
     assert run(network, torch.zeros(1, network_channels(network), 32, 32)).shape[0] == 1
 

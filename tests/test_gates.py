@@ -65,7 +65,7 @@ def test_gate_gradients_by_finite_differences() -> None:
     """With an identity instead of the threshold, the folded gates' gradient is the slope of the loss, closed ones
     included.
     """
-    model, x, signature, gates, network = gated("cifar_resnet20")
+    _model, x, signature, gates, network = gated("cifar_resnet20")
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(len(gates.free), generator=generator, dtype=torch.float64)
     soft = torch.ones(signature.channels, dtype=torch.float64)

@@ -37,11 +37,12 @@ def climb(name: str, size: int, seed: int) -> None:
     assert fused.shape == (1, 10)
     assert pas.cost.macs(signature, architecture) == counter.get_total_flops() // 2
     assert pas.cost.params(signature, architecture) == sum(p.numel() for p in plain.parameters())
-    assert not model.training and not small.training and not plain.training
+    assert not model.training
+    assert not small.training
+    assert not plain.training
     after = model.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before), (
-        "arguments stay as they were"
-    )
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before), "arguments stay as they were"
 
 
 @pytest.mark.parametrize("name", LADDER)
@@ -81,7 +82,8 @@ def test_sliced_networks_train_in_both_modes(name: str) -> None:
     model, x = randomised(name, 32, seed=0)
     signature = pas.signature(model, x)
     small = pas.slice(model.train(), signature, halves(signature, np.random.default_rng(0)))
-    assert small.training and model.training
+    assert small.training
+    assert model.training
     norm = next(module for module in small.modules() if isinstance(module, torch.nn.BatchNorm2d))
     before = norm.running_mean.clone()
     small(torch.cat([x, x.flip(3), x.flip(2)])).square().sum().backward()
@@ -130,7 +132,8 @@ def test_dropped_input_keeps_the_bias_of_the_identity_norm() -> None:
 def test_fusing_a_network_without_branches_is_an_equal_copy() -> None:
     model, x = randomised("resnet18", 32, seed=0)
     copy = pas.fuse(model)
-    assert copy is not model and list(copy.state_dict()) == list(model.state_dict())
+    assert copy is not model
+    assert list(copy.state_dict()) == list(model.state_dict())
     assert torch.equal(run(copy, x), run(model, x))
 
 

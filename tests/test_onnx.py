@@ -6,9 +6,8 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from pas import models
+from pas import models, onnx
 from pas.errors import PasError
-from pas import onnx
 
 
 def randomised(name: str, channels: int = 3) -> nn.Module:

@@ -93,7 +93,7 @@ def linear(trace: Trace, node: fx.Node) -> Type:
 
 def pointwise(trace: Trace, node: fx.Node) -> Type:
     """Element by element with broadcasting: dimensions that meet are one; a dimension of size 1 meets nothing."""
-    return trace.broadcast([arg for arg in trace.tensor_arguments(node)], node)
+    return trace.broadcast(trace.tensor_arguments(node), node)
 
 
 for _operator in (aten.dropout, aten.hardtanh_, aten.hardswish, aten.hardswish_, aten.hardsigmoid_, aten.clone, aten.contiguous,
@@ -189,7 +189,7 @@ def narrow(trace: Trace, node: fx.Node) -> Type:
     """A range of a dimension that is never sliced; of one that could be, it would need new bounds, so it stays
     whole.
     """
-    x, dim, start, end, step = trace.arguments(node, 5)
+    x, dim = trace.arguments(node, 2)
     source = trace[x]
     dim = (dim or 0) % len(source)
     if shape(x) == shape(node):

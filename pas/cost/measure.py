@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from pas.errors import PasError
 from pas import onnx
+from pas.errors import PasError
 
 RUNTIMES = ("onnxruntime", "torch")
 Run = Callable[[], None]

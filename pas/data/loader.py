@@ -40,10 +40,8 @@ class BatchOrder:
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[int, Tensor]]:
         """This rank's share of the batches from `start` on: (number of the batch, indices)."""
-        if self.shuffle:
-            order = torch.randperm(self.size, generator=generator(self.seed, epoch))
-        else:
-            order = torch.arange(self.size)
+        shuffled = self.shuffle
+        order = torch.randperm(self.size, generator=generator(self.seed, epoch)) if shuffled else torch.arange(self.size)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for batch in range(start, len(self)):
             yield batch, order[batch * self.batch_size : (batch + 1) * self.batch_size][rank::world]

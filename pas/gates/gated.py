@@ -21,7 +21,6 @@ from pas.axes.signature import Signature
 from pas.gates.binary import binary
 from pas.surgery.forms import Reader, readers
 
-
 CHUNK = 1 << 16
 """Elements of a weight that are multiplied at a time in the backward pass on a CPU: few enough to stay in its cache."""
 

@@ -82,4 +82,5 @@ class Method(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave; nothing by default."""
+        del state

@@ -35,10 +35,11 @@ class Pas(Method):
     target falls. Then gates move at the full budget, and for the last share, *hold*, they rest while the weights
     settle.
 
-    - Worth: ``log E[g^2] - log c``, with g the gate's gradient during the warm-up and c its cost. With g near zero on average at
-      a trained network the first moment is noise; the second one is the empirical Fisher information of switching the channel
-      off. It is not followed further: in the network that the ramp is damaging, every gradient grows. c is the gradient of the
-      exact cost at the gates as they are, towards what makes the channel and what reads it, averaged over its axis.
+    - Worth: ``log E[g^2] - log c``, with g the gate's gradient during the warm-up and c its cost. With g near zero on
+      average at a trained network the first moment is noise; the second one is the empirical Fisher information of
+      switching the channel off. It is not followed further: in the network that the ramp is damaging, every gradient
+      grows. c is the gradient of the exact cost at the gates as they are, towards what makes the channel and what reads
+      it, averaged over its axis.
     - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square
       per axis, so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log
       worth, that a gate drifts over the whole search under random gradients.
@@ -183,7 +184,9 @@ class Pas(Method):
         return torch.where(is_open, moved.clamp_min(THRESHOLD + EDGE), moved.clamp(THRESHOLD - self.reach, THRESHOLD))
 
     def _most_that_fit(self, order: np.ndarray, least: int) -> int:
-        """How many channels, best first, the target allows. The search gallops away from the last answer: it moves little."""
+        """How many channels, best first, the target allows. The search gallops away from the last answer: it moves
+        little.
+        """
         low, high, stride = least, len(order), 1
         guess = min(max(self._kept, low), high)
         while low < high:

@@ -14,6 +14,7 @@ def card(result: Mapping[str, Any], backbone: Backbone) -> str:
     dense, searched, budget, where = result["dense"], result["searched"], result["budget"], result["environment"]
     size = f"{backbone.in_chans} x {backbone.image_size} x {backbone.image_size}"
     latency = result["latency"]
+    conditions = f"batch {latency['batch']}, {latency['runtime']}, {latency['threads']} threads, {latency['dtype']}"
     return f"""---
 library_name: pas
 tags: [image-classification, pruning, pas]
@@ -30,7 +31,7 @@ pipeline_tag: image-classification
 | top-1 on the test split of {result["data"]}, % | {dense["top1"]:.2f} | {searched["top1"]:.2f} |
 | parameters | {human(dense["params"])} | {human(searched["params"])} |
 | MACs (multiply-adds, input {size}) | {human(dense["macs"])} | {human(searched["macs"])} |
-| latency, ms (batch {latency["batch"]}, {latency["runtime"]}, {latency["threads"]} threads, {latency["dtype"]}) | {dense["latency_ms"]:.3g} | {searched["latency_ms"]:.3g} |
+| latency, ms ({conditions}) | {dense["latency_ms"]:.3g} | {searched["latency_ms"]:.3g} |
 
 All numbers are those of the fused form (re-parameterised branches merged), one seed ({result["seed"]}), the last epoch. Latencies are
 medians on {latency["device"]}. Software: torch {where["torch"]}, timm {where["timm"]}, Python {where["python"]}, commit {where["commit"]}.

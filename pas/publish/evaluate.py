@@ -1,0 +1,36 @@
+"""Measure a bundle on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pas.data import Augment, load, make_loader
+from pas.errors import PasError
+from pas.publish import bundle
+from pas.publish.backbone import Backbone
+from pas.tasks import classification
+
+
+def evaluate(folder: str | Path, name: str, root: str | None) -> classification.Metrics:
+    """A bundle on the test split of the data set `name`, on the CPU in fp32.
+
+    Raises PasError when the folder is not a bundle, the data can't be found, or classes or channels don't match.
+    """
+    backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
+    data = load(name, root=root, image_size=backbone.image_size, val_fraction=0.0)
+    if data.num_classes != backbone.num_classes or data.channels != backbone.in_chans:
+        raise PasError(
+            f"{folder} tells {backbone.num_classes} classes apart in images of {backbone.in_chans} channels, "
+            f"but {name} has {data.num_classes} classes and {data.channels} channels"
+        )
+    loader = make_loader(
+        data,
+        data.test,
+        batch_size=500,
+        train=False,
+        augment=Augment(0, False, 0),
+        seed=0,
+        device="cpu",
+        workers=0,
+    )
+    return classification.evaluate(bundle.load(folder), loader, device="cpu", precision="fp32")
