@@ -1,15 +1,48 @@
-"""Find the width of every layer of a network under a budget."""
+"""Find the width of every layer of a network under a budget.
 
-from pas import cost
-from pas.architecture import Architecture
-from pas.budget import Budget
-from pas.errors import PasError
-from pas.publish.bundle import load
-from pas.search import Search
-from pas.surgery.forms import signature
-from pas.surgery.fuse import fuse
-from pas.surgery.mask import mask
-from pas.surgery.slice import slice
+Names are imported when they are first used, so that the command line answers before torch is loaded.
+"""
 
-__all__ = ["Architecture", "Budget", "PasError", "Search", "cost", "fuse", "load", "mask", "signature", "slice"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pas import cost as cost
+    from pas.architecture import Architecture as Architecture
+    from pas.budget import Budget as Budget
+    from pas.errors import PasError as PasError
+    from pas.publish.bundle import load as load
+    from pas.search import Search as Search
+    from pas.surgery.forms import signature as signature
+    from pas.surgery.fuse import fuse as fuse
+    from pas.surgery.mask import mask as mask
+    from pas.surgery.slice import slice as slice
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "pas.architecture",
+    "Budget": "pas.budget",
+    "PasError": "pas.errors",
+    "Search": "pas.search",
+    "fuse": "pas.surgery.fuse",
+    "load": "pas.publish.bundle",
+    "mask": "pas.surgery.mask",
+    "signature": "pas.surgery.forms",
+    "slice": "pas.surgery.slice",
+}
+__all__ = ["Architecture", "Budget", "PasError", "Search", "cost", "fuse", "load", "mask", "signature", "slice"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cost":
+        return importlib.import_module("pas.cost")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pas' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -115,9 +115,9 @@ def _check_booleans(parsed: Sequence[Override], node: DictConfig) -> None:
     """OmegaConf takes every number for true or false; here `data.flip=3` is a mistake."""
     for one in parsed:
         value = None if one.is_sweep_override() else one.value()
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if isinstance(OmegaConf.select(node, one.key_or_group), bool):
-                raise PasError(f"{one.key_or_group}={value}: must be true or false")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and isinstance(OmegaConf.select(node, one.key_or_group), bool):
+            raise PasError(f"{one.key_or_group}={value}: must be true or false")
 
 
 def _check_added(config: Any, path: str) -> None:

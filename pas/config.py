@@ -18,7 +18,7 @@ from pas.errors import PasError
 
 AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*")
 # Options of methods that are shares; all others only have to be finite and not negative.
-SHARES = ("warmup", "ramp", "floor", "memory")
+SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 
 
 def _rule(holds: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
@@ -170,11 +170,13 @@ class LoggerConfig:
 
 @dataclass(kw_only=True)
 class HardwareConfig:
-    """`threads`: 0 leaves torch's choice. `workers`: processes that decode image files. None of these is part of a run's key."""
+    """`threads`: 0 leaves torch's choice. `workers`: processes that decode image files.
+    `checkpoint_seconds`: time between two checkpoints. None of these is part of a run's key."""
 
     device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N"))
     threads: int = field(metadata=_at_least(0))
     workers: int = field(metadata=_at_least(0))
+    checkpoint_seconds: float = field(metadata=_at_least(0))
     precision: str = field(metadata=_one_of("fp32", "bf16"))
     channels_last: bool
     compile: bool
@@ -200,7 +202,9 @@ class Config:
     train: TrainConfig
     task: TaskConfig
     options: OptionsConfig
-    logger: LoggerConfig = field(default_factory=LoggerConfig)  # logger=null is no choice, so the class's own values stand
+    logger: LoggerConfig = field(
+        default_factory=LoggerConfig
+    )  # logger=null is no choice, so the class's own values stand
     paths: PathsConfig
     seed: int = field(metadata=_at_least(0))
 

@@ -75,8 +75,9 @@ def _steps(setting: Setting) -> dict[str, Any]:
     images = _images(setting)
     exactness = {"mask_slice": _error(masked, small, images)}
     small, tuned_for = finetune(setting, small)
+    wide = copy.deepcopy(small).cpu().double()
+    exactness["slice_fuse"] = _error(wide, fuse(wide), images)
     plain = fuse(small)
-    exactness["slice_fuse"] = _error(small, plain, images)
     top1 = setting.top1(plain, config.train.finetune.precision)
     plain.cpu().eval()
     seconds = {"prepare": parent.seconds, "search": searched_for, "finetune": tuned_for}

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 Keys = Callable[[str], Sequence[str]]
 Words = Callable[[re.Match[str], Keys], str]
-TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+TYPES = {
+    "Integer": "a whole number",
+    "Float": "a number",
+    "Boolean": "true or false",
+    "bool": "true or false",
+    "String": "text",
+}
 
 
 def refusal(error: Exception, keys: Keys) -> str:
@@ -53,21 +59,48 @@ def _wrong_type(match: re.Match[str], _: Keys) -> str:
     return f"{match['path']}={match['value']}: must be {TYPES.get(match['wanted'], match['wanted'])}"
 
 
+def _wrong_list(match: re.Match[str], _: Keys) -> str:
+    return f"{match['path']}: must be a list, {match['path']}=[one,two]"
+
+
+def _missing(match: re.Match[str], _: Keys) -> str:
+    return f"{match['path']}: a value is needed, {match['path']}=VALUE"
+
+
+def _null(match: re.Match[str], _: Keys) -> str:
+    return f"{match['path']}=null: a value is needed"
+
+
+def _no_variable(match: re.Match[str], _: Keys) -> str:
+    return f"{match['path']} refers to {match['name']}, which the environment doesn't have: export {match['name']}=..."
+
+
+def _no_target(match: re.Match[str], _: Keys) -> str:
+    return f"the configuration refers to {match['name']}, which doesn't exist"
+
+
+def _sweep(match: re.Match[str], _: Keys) -> str:
+    return f"{match['text']}: add -m to run a sweep over these values"
+
+
+def _syntax(match: re.Match[str], _: Keys) -> str:
+    return f"{match['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes"
+
+
+PATH = r"full_key: (?P<path>[\w.]+)"
 _KNOWN: tuple[tuple[str, Words], ...] = (
-    (r"issing mandatory value: (?P<path>[\w.]+)", lambda m, _: f"{m['path']}: a value is needed, {m['path']}=VALUE"),
+    (r"issing mandatory value: (?P<path>[\w.]+)", _missing),
+    (r"Environment variable '(?P<name>\w+)' not found[^\n]*\n\s+" + PATH, _no_variable),
+    (r"Interpolation key '(?P<name>[\w.]+)' not found", _no_target),
+    (r"Ambiguous value for argument '(?P<text>[^']*)'", _sweep),
+    (r"Error parsing override '(?P<text>[^\n]*)'\n", _syntax),
+    (r"Key '[^'\n]+' (?:is not in struct|not in '\w+')\s+" + PATH, _unknown_key),
     (
-        r"Environment variable '(?P<name>\w+)' not found[^\n]*\n\s+full_key: (?P<path>[\w.]+)",
-        lambda m, _: f"{m['path']} refers to {m['name']}, which the environment doesn't have: export {m['name']}=...",
+        r"Could not find '(?P<path>[\w/.\-]+)'\s+Available options in '[^']*':\n(?P<known>.*?)\nConfig search",
+        _unknown_choice,
     ),
-    (r"Interpolation key '(?P<name>[\w.]+)' not found", lambda m, _: f"the configuration refers to {m['name']}, which doesn't exist"),
-    (r"Ambiguous value for argument '(?P<text>[^']*)'", lambda m, _: f"{m['text']}: add -m to run a sweep over these values"),
-    (r"Error parsing override '(?P<text>[^\n]*)'\n", lambda m, _: f"{m['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes"),
-    (r"Key '\w+' (?:is not in struct|not in '\w+')\s+full_key: (?P<path>[\w.]+)", _unknown_key),
-    (r"Could not find '(?P<path>[\w/.\-]+)'\s+Available options in '[^']*':\n(?P<known>.*?)\nConfig search path", _unknown_choice),
-    (
-        r"Value '(?P<value>[^$]*?)' (?:of type '\w+' could not be converted to|is not a valid) (?P<wanted>\w+).*?full_key: (?P<path>[\w.]+)",
-        _wrong_type,
-    ),
-    (r"is not a ListConfig, list or tuple\.\s+full_key: (?P<path>[\w.]+)", lambda m, _: f"{m['path']}: must be a list, {m['path']}=[one,two]"),
-    (r"is not Optional\s+full_key: (?P<path>[\w.]+)", lambda m, _: f"{m['path']}=null: a value is needed"),
+    (r"Value '(?P<value>[^$]*?)' of type '\w+' could not be converted to (?P<wanted>\w+).*?" + PATH, _wrong_type),
+    (r"Value '(?P<value>[^$]*?)' is not a valid (?P<wanted>\w+).*?" + PATH, _wrong_type),
+    (r"is not a ListConfig, list or tuple\.\s+" + PATH, _wrong_list),
+    (r"is not Optional\s+" + PATH, _null),
 )

@@ -29,7 +29,14 @@ FIELDS: dict[str, Any] = {
     "searched": {**COST, "form": str},
     "exactness": {"mask_slice": NUMBER, "slice_fuse": NUMBER, "fuse_onnx": OPTIONAL_NUMBER},
     "seconds": {"prepare": NUMBER, "search": NUMBER, "finetune": NUMBER},
-    "environment": {"torch": str, "timm": str, "python": str, "device": str, "threads": int, "commit": (str, type(None))},
+    "environment": {
+        "torch": str,
+        "timm": str,
+        "python": str,
+        "device": str,
+        "threads": int,
+        "commit": (str, type(None)),
+    },
 }
 BUDGETS = ("macs", "params", "latency")
 

@@ -1,6 +1,6 @@
 """A run's folder: one process at a time, every file whole or absent, `result.json` last.
 
-    runs/<run_key>/  config.yaml  metrics.jsonl  checkpoint/  architecture.json  bundle/  figures/  result.json
+runs/<run_key>/  config.yaml  metrics.jsonl  checkpoint/  architecture.json  bundle/  figures/  result.json
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise PasError(f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, or stop it and start again") from None
+            raise PasError(
+                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, or stop it and start again"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -16,7 +16,7 @@ from pas import models
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig, dense_key
 from pas.data import Augment, Data, Loader, make_loader
-from pas.runs import open_folder
+from pas.runs import Run, open_folder
 from pas.search import Search
 from pas.tasks import classification
 from pas.tracking import Tracker
@@ -48,6 +48,10 @@ class Setting:
         """Top-1 on the test split, in percent."""
         loader = self.loader("test", EVALUATION_BATCH, train=False)
         return classification.evaluate(network, loader, device=self.device, precision=precision).top1
+
+    def checkpoint(self, run: Run, stage: str) -> Checkpoint:
+        """Where a stage of a run saves its state, and how often."""
+        return Checkpoint(run.checkpoint / stage, seconds=self.config.hardware.checkpoint_seconds)
 
     def example(self) -> Tensor:
         """An input of one image (1, C, H, W)."""
@@ -87,7 +91,7 @@ def prepare(setting: Setting) -> Parent:
                 stage="dense",
                 device=setting.device,
                 log=shared.log,
-                checkpoint=Checkpoint(shared.checkpoint),
+                checkpoint=setting.checkpoint(shared, "dense"),
                 progress=setting.console,
             )
             trained = network if fitted.ema is None else fitted.ema
@@ -144,7 +148,7 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
         after_step=search.step,
         status=search.status,
         log=lambda row: setting.tracker.log({**row, **search.numbers()}),
-        checkpoint=Checkpoint(setting.tracker.run.checkpoint / "search"),
+        checkpoint=setting.checkpoint(setting.tracker.run, "search"),
         extras={"method": search.method},
         progress=setting.console,
     )
@@ -164,7 +168,7 @@ def finetune(setting: Setting, small: nn.Module) -> tuple[nn.Module, float]:
         stage="finetune",
         device=setting.device,
         log=setting.tracker.log,
-        checkpoint=Checkpoint(setting.tracker.run.checkpoint / "finetune"),
+        checkpoint=setting.checkpoint(setting.tracker.run, "finetune"),
         progress=setting.console,
     )
     return small if fitted.ema is None else fitted.ema, fitted.seconds

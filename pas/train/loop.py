@@ -1,5 +1,6 @@
 """One training loop for every stage: dense training, search, fine-tuning. It stops and resumes bit for bit on a CPU."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -177,7 +178,7 @@ def _refuse_infinite(meter: Meter, stage: str, step: int, rate: float) -> None:
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
 
 
 def _numbers(values: Values) -> dict[str, float]:

@@ -1,0 +1,5 @@
+"""`python -m pas` is `pas`."""
+
+from pas.cli import main
+
+main()

@@ -1,0 +1,168 @@
+"""The `pas` command: one verb, one job. What is heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pas.errors import PasError
+
+SEARCH = """\
+usage: pas search [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Train (or take) a dense network, learn which channels to keep under a budget, slice, fine-tune, fuse, measure, and write
+a bundle to runs/<run_key>. The same command again resumes an interrupted run, and shows a finished one at once.
+
+without arguments: a small RepVGG on scikit-learn's digits, half the multiply-adds, about a minute
+
+{groups}
+
+  KEY=VALUE sets any value: budget.macs=0.3  budget.params="2 M"  seed=1  train.search.epochs=4  options.round_to=8
+  -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
+  --cfg job       show the configuration instead of running it
+  --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster
+
+examples:
+  pas search budget.macs=0.3 seed=1
+  pas search model=repvgg_a0 data=cifar10 budget.macs=0.5
+  pas search -m budget.macs=0.3,0.5,0.7 seed=0,1
+  pas search model=python model.entry=package.module:function data=fashion_mnist
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb. Exits with 2 and one line when what was asked for can't be done, with 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["search"]:
+            code = _search(given[1:])
+        else:
+            options = _parser().parse_args(given)
+            code = options.verb(options)
+    except PasError as error:
+        print(f"pas: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        hint = "; the same command goes on from the last checkpoint" if given[:1] == ["search"] else ""
+        print(f"pas: stopped{hint}", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # such as `pas inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pas",
+        description="Find the width of every layer of a network under a budget.",
+        epilog="example: pas search budget.macs=0.3 (pas VERB --help says more)",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+    parser.set_defaults(verb=lambda _: parser.print_help() or 0)
+    # listed here; `main` hands its arguments to Hydra before this parser sees them
+    verbs.add_parser("search", help="search widths under a budget, fine-tune, write a bundle", add_help=False)
+
+    inspect = _verb(verbs, "inspect", _inspect, "the axes of a network: sizes, where they live, what is frozen and why",
+                    "pas inspect mobilenetv2_100 --image-size 64")  # fmt: skip
+    inspect.add_argument("model", metavar="MODEL", help="a timm name, or one of pas.models")
+    inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.add_argument(
+        "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
+    )
+    inspect.add_argument(
+        "--num-classes", type=_positive, default=1000, metavar="N", help="logits of the classifier (default: 1000)"
+    )
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
+                     "pas evaluate runs/RUN/bundle --data digits")  # fmt: skip
+    evaluate.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder that pas search wrote: runs/RUN/bundle")
+    evaluate.add_argument(
+        "--data", required=True, metavar="NAME", help="digits, fashion_mnist, cifar10, cifar100 or imagefolder"
+    )
+    evaluate.add_argument("--root", metavar="FOLDER", help="where the data is (default: the environment's PAS_DATA)")
+
+    report = _verb(
+        verbs, "report", _report, "results.csv, results.md and all figures of a folder of runs", "pas report runs/"
+    )
+    report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs")
+    return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    what: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example: {example}"
+    )
+    parser.set_defaults(verb=run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _search(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(SEARCH.format(groups=_groups()), end="")
+        return 0
+    from pas.launch import launch
+
+    return launch(arguments)
+
+
+def _groups() -> str:
+    """Every group of conf/ with its choices."""
+    conf = Path(__file__).resolve().parent / "conf"
+    lines = []
+    for group in sorted(folder for folder in conf.iterdir() if folder.is_dir()):
+        names = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
+        extra = ", or any timm name" if group.name == "model" else ""
+        lines += textwrap.wrap(
+            names + extra, 118, initial_indent=f"  {group.name + '=':12} ", subsequent_indent=" " * 15
+        )
+    return "\n".join(lines)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from pas import inspection
+
+    found = inspection.inspect(options.model, image_size=options.image_size, num_classes=options.num_classes)
+    if options.json:
+        print(json.dumps(inspection.as_json(options.model, found), indent=1))
+    else:
+        inspection.show(options.model, found, Console())
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pas.publish.evaluate import evaluate
+
+    metrics = evaluate(options.bundle, options.data, options.root)
+    print(
+        f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
+    )
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pas.report import page
+
+    for path in page.write(options.runs):
+        print(path)
+    return 0

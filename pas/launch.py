@@ -1,0 +1,110 @@
+"""`pas search`: every configuration is checked before the first job starts; then Hydra launches the jobs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+
+from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
+from pas.config import Config
+from pas.errors import PasError
+from pas.report import table
+from pas.result import read_result
+from pas.runs import run_folder
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run `pas search` with these arguments; the exit code. Raises PasError for whatever is refused at launch.
+
+    Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2.
+    """
+    options = get_args_parser().parse_args(list(arguments))
+    if options.multirun and options.cfg:
+        raise PasError("--cfg shows one configuration: leave out -m")
+    overrides = list(options.overrides)
+    register(overrides)
+    jobs = None
+    # A configuration of the user's own can't be composed before Hydra knows where it lies.
+    if not (options.config_dir or options.config_path or options.config_name):
+        jobs = compose_all(overrides) if options.multirun else [compose(overrides)]
+    failures: list[tuple[str, Exception]] = []
+    process = os.getpid()
+
+    def job(node: DictConfig) -> None:
+        try:
+            if options.multirun:
+                print(f"\n{_title(jobs)}", file=sys.stderr)
+            _run(to_config(node))
+        except Exception as error:
+            if os.getpid() != process:  # a launcher's own process has to fail for itself
+                raise
+            failures.append((" ".join(HydraConfig.get().overrides.task), error))
+            if options.multirun:  # said at once: it may be hours until the end
+                print(_told(error), file=sys.stderr)
+
+    with explained(overrides), _hydra_raises(), _arguments(arguments):
+        hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")(job)()
+    if not failures:
+        return 0
+    if not options.multirun:
+        raise failures[0][1]
+    total = f" of {len(jobs)}" if jobs else ""
+    print(f"\npas: {len(failures)}{total} runs failed; the same command does them again:", file=sys.stderr)
+    for name, error in failures:
+        print(f"  {name}: {error}", file=sys.stderr)
+    return 2
+
+
+def _run(config: Config) -> None:
+    """Run, resume, or only show: a finished run is shown without loading what trains."""
+    folder = run_folder(config)
+    result = read_result(folder)
+    if result is None:
+        from pas import pipeline
+
+        result = pipeline.run(config)
+    if int(os.environ.get("RANK", "0")) == 0:
+        table.show(result, folder, Console())
+
+
+def _told(error: Exception) -> str:
+    return f"pas: {error}" if isinstance(error, PasError) else "".join(traceback.format_exception(error))
+
+
+def _title(jobs: Sequence[Config] | None) -> str:
+    one = HydraConfig.get()
+    return f"run {one.job.num + 1}{f' of {len(jobs)}' if jobs else ''}: {' '.join(one.overrides.task)}"
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Let Hydra pass exceptions on; by itself it prints several lines and exits with 1."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the command line by itself."""
+    before = sys.argv
+    sys.argv = ["pas search", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,1 @@
+"""Tables and figures, made again from what runs left on disk."""

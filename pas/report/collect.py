@@ -1,0 +1,134 @@
+"""Reading finished runs: `result.json`, `architecture.json` and `metrics.jsonl`, nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pas.architecture import Architecture
+from pas.errors import PasError
+from pas.result import FILE, read_result
+from pas.runs import read_metrics
+
+COLUMNS = (
+    "run_key", "model", "data", "method", "seed", "budget_kind", "budget_target", "budget_achieved", "budget_dense",
+    "dense_top1", "top1", "dense_params", "params", "dense_macs", "macs", "dense_latency_ms", "latency_ms", "speedup", "form",
+    "mask_slice", "slice_fuse", "fuse_onnx", "prepare_s", "search_s", "finetune_s", "device", "threads", "torch", "timm", "python",
+    "commit", "dirty",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its folder, the content of `result.json`, what stays of every axis, the rows of `metrics.jsonl`."""
+
+    folder: Path
+    result: dict[str, Any]
+    architecture: Architecture
+    metrics: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean and standard deviation (of a sample; 0 for one value) over `n` seeds."""
+
+    mean: float
+    std: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.std:.2f}" if self.n > 1 else f"{self.mean:.2f}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs that differ only in their seed."""
+
+    model: str
+    data: str
+    method: str
+    kind: str
+    target: float
+    runs: tuple[Finished, ...]
+
+    def mean(self, part: str, name: str) -> Mean:
+        """Of one number of the results, such as ("searched", "top1")."""
+        values = [run.result[part][name] for run in self.runs]
+        return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+def collect(folder: Path) -> list[Finished]:
+    """All finished runs under a folder, in the order of their names; runs that are still on their way are passed over.
+
+    Raises PasError when there is none, or a file is damaged or from a newer version.
+    """
+    if not folder.is_dir():
+        raise PasError(f"no folder {folder}: give the folder that holds the runs, such as runs/")
+    found = [_read(path.parent) for path in sorted(folder.rglob(FILE))]
+    if not found:
+        raise PasError(f"no finished run under {folder}: a run has come to its end when it has a {FILE}")
+    return found
+
+
+def cells(runs: Iterable[Finished]) -> list[Cell]:
+    """The runs in groups that differ only in their seed, sorted by model, data, kind, method and target."""
+    groups: dict[tuple[Any, ...], list[Finished]] = {}
+    for run in runs:
+        result = run.result
+        key = (
+            result["model"],
+            result["data"],
+            result["method"],
+            result["budget"]["kind"],
+            float(result["budget"]["target"]),
+        )
+        groups.setdefault(key, []).append(run)
+    ordered = sorted(groups.items(), key=lambda one: (one[0][0], one[0][1], one[0][3], one[0][2], one[0][4]))
+    return [Cell(*key, runs=tuple(members)) for key, members in ordered]
+
+
+def as_csv(runs: Sequence[Finished]) -> str:
+    """One row a run."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(run.result) for run in runs)
+    return text.getvalue()
+
+
+def speedup(result: dict[str, Any]) -> float | None:
+    """Dense latency over searched latency, both measured in one process; None where they weren't measured."""
+    dense, searched = result["dense"]["latency_ms"], result["searched"]["latency_ms"]
+    return dense / searched if dense and searched else None
+
+
+def _read(folder: Path) -> Finished:
+    result = read_result(folder)
+    assert result is not None  # the file was just found
+    file = folder / "architecture.json"
+    try:
+        architecture = Architecture.from_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PasError(f"{file} is missing beside a finished result: delete {folder / FILE} and run again") from error
+    return Finished(folder, result, architecture, read_metrics(folder))
+
+
+def _row(result: dict[str, Any]) -> dict[str, Any]:
+    row = {name: result[name] for name in ("run_key", "model", "data", "method", "seed")}
+    row |= {f"budget_{name}": result["budget"][name] for name in ("kind", "target", "achieved", "dense")}
+    for name in ("top1", "params", "macs", "latency_ms"):
+        row[f"dense_{name}"] = result["dense"][name]
+        row[name] = result["searched"][name]
+    row |= {"speedup": speedup(result), "form": result["searched"]["form"], **result["exactness"]}
+    row |= {f"{name}_s": value for name, value in result["seconds"].items()}
+    row |= result["environment"]
+    return {name: _cell(row.get(name)) for name in COLUMNS}
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

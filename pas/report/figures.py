@@ -1,0 +1,197 @@
+"""Figures of one run and of a sweep, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pas.report.collect import Cell
+from pas.report.table import UNITS
+
+LAYERS_A_ROW = 40
+NUMBERED = 24  # up to so many layers in a row, the kept widths are written above the bars
+DENSE, KEPT, INK = "#d6dbe1", "#2f6f9f", "#333a42"
+COLOURS = ("#2f6f9f", "#d1793b", "#5a9a62", "#8c6bb1", "#b5495b", "#7a7a7a")
+STAGES = {"dense": "#9aa3ad", "search": COLOURS[1], "finetune": COLOURS[0]}
+CURVES = {
+    "loss": "training loss",
+    "top1": "training top-1 (%)",
+    "open": "open channels",
+    "macs": "MACs",
+    "params": "parameters",
+}
+
+
+def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path: Path, title: str) -> Path:
+    """The width of every layer that stays, before that of the dense network, in the order of the network.
+
+    Networks with many layers go over several rows of bars, each with a scale of its own.
+    """
+    names = _without_common_start(names)
+    count = -(-len(names) // LAYERS_A_ROW)
+    a_row = -(-len(names) // count)
+    pieces = [slice(first, first + a_row) for first in range(0, len(names), a_row)]
+    longest = max(len(name) for name in names)
+    figure = _figure(max(6.0, 1.2 + 0.29 * a_row), len(pieces) * (3.1 + 0.075 * longest) + 0.6)
+    panels = figure.subplots(2 * len(pieces), 1, squeeze=False, height_ratios=[3, 1] * len(pieces))[:, 0]
+    for row, piece in enumerate(pieces):
+        upper, lower = panels[2 * row], panels[2 * row + 1]
+        _bars(upper, dense[piece], kept[piece], slots=a_row)
+        _shares(lower, names[piece], dense[piece], kept[piece], slots=a_row)
+    figure.align_ylabels(panels)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    share = sum(kept) / sum(dense)
+    labels = [labels[0], f"{labels[1]} ({sum(kept):,} of {sum(dense):,} channels, {share:.0%})"]
+    figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Mapping[str, float]) -> Path:
+    """What `metrics.jsonl` tells of the stages one after the other: loss, accuracy, open channels, cost and its target."""
+    shown = [name for name in CURVES if any(name in row for row in rows)]
+    figure = _figure(3.2 * len(shown), 2.9)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    starts, stages = _offsets(rows)
+    for axes, name in zip(panels, shown, strict=True):
+        for stage in stages:
+            points = [(starts[stage] + row["step"], row[name]) for row in rows if row["stage"] == stage and name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=STAGES.get(stage, INK), lw=1.4, label=stage)
+        if name in target:
+            axes.axhline(target[name], color=INK, lw=0.9, ls="--", label="target")
+        axes.set_ylabel(CURVES[name])
+        axes.set_xlabel("step")
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _plain(axes)
+    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=len(found), frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def front(group: Sequence[Cell], path: Path, title: str) -> Path:
+    """Accuracy against cost over a sweep: mean and standard deviation over seeds, a line a method, and the dense network."""
+    kind = group[0].kind
+    name = "latency_ms" if kind == "latency" else kind
+    figure = _figure(5.6, 3.8)
+    axes = figure.subplots()
+    methods = sorted({cell.method for cell in group})
+    for colour, method in zip(_cycle(len(methods)), methods, strict=True):
+        points = sorted((cell for cell in group if cell.method == method), key=lambda cell: cell.target)
+        cost = [cell.mean("searched", name).mean for cell in points]
+        top1 = [cell.mean("searched", "top1") for cell in points]
+        label = f"{method} ({_seeds(points)})"
+        axes.errorbar(cost, [one.mean for one in top1], [one.std for one in top1], color=colour, marker="o", ms=4, lw=1.4, capsize=3,
+                      label=label)  # fmt: skip
+    whole = [run for cell in group for run in cell.runs]
+    axes.plot(
+        sum(run.result["dense"][name] for run in whole) / len(whole),
+        sum(run.result["dense"]["top1"] for run in whole) / len(whole),
+        marker="*", ms=11, ls="", color=INK, label="dense",
+    )  # fmt: skip
+    axes.set_xlabel(f"{UNITS[kind]} of the fused network" if kind != "latency" else "latency (ms)")
+    axes.set_ylabel("test top-1 (%)")
+    axes.margins(x=0.06, y=0.12)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    _plain(axes)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    return _save(figure, path)
+
+
+def _bars(axes: Axes, dense: Sequence[int], kept: Sequence[int], *, slots: int) -> None:
+    places = range(len(dense))
+    axes.bar(places, dense, width=0.82, color=DENSE, label="dense width")
+    axes.bar(places, kept, width=0.82, color=KEPT, label="kept")
+    top = max(dense)
+    if slots <= NUMBERED:
+        for place, width in zip(places, kept, strict=True):
+            axes.text(place, width + 0.015 * top, str(width), ha="center", va="bottom", fontsize=7, color=INK)
+    axes.set_xticks([])
+    axes.set_xlim(-0.6, slots - 0.4)  # the same scale in a last row that isn't full
+    axes.set_ylim(0, 1.08 * top)
+    axes.set_ylabel("channels")
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _plain(axes)
+
+
+def _shares(axes: Axes, names: Sequence[str], dense: Sequence[int], kept: Sequence[int], *, slots: int) -> None:
+    """The same in percent: narrow layers would be lost beside wide ones."""
+    places = range(len(names))
+    axes.bar(places, [100] * len(names), width=0.82, color=DENSE)
+    axes.bar(places, [100 * part / whole for part, whole in zip(kept, dense, strict=True)], width=0.82, color=KEPT)
+    axes.set_xticks(list(places), names, rotation=90)
+    axes.set_xlim(-0.6, slots - 0.4)
+    axes.set_ylim(0, 100)
+    axes.set_yticks([0, 50, 100])
+    axes.set_ylabel("kept (%)")
+    axes.tick_params(axis="x", length=0)
+    _plain(axes)
+
+
+def _without_common_start(names: Sequence[str]) -> list[str]:
+    """Layer names without the modules that all of them lie in, such as `features.`"""
+    paths = [name.split(".") for name in names]
+    shared = 0
+    while all(len(path) > shared + 1 for path in paths) and len({path[shared] for path in paths}) == 1:
+        shared += 1
+    return [".".join(path[shared:]) for path in paths]
+
+
+def _offsets(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[str]]:
+    """Where each stage starts on a common scale of steps, and the stages in their order."""
+    lengths: dict[str, int] = {}
+    for row in rows:
+        lengths[row["stage"]] = max(lengths.get(row["stage"], 0), row["step"])
+    starts, total = {}, 0
+    for stage, length in lengths.items():
+        starts[stage] = total
+        total += length
+    return starts, list(lengths)
+
+
+def _seeds(points: Sequence[Cell]) -> str:
+    counts = sorted({len(cell.runs) for cell in points})
+    if counts == [1]:
+        return "1 seed"
+    return f"mean ± std, {counts[0]} seeds" if len(counts) == 1 else f"mean ± std, {counts[0]}-{counts[-1]} seeds"
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _tick(value: float, _: int) -> str:
+    for unit, scale in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:g}{unit}"
+    return f"{value:g}"
+
+
+def _figure(width: float, height: float) -> Figure:
+    # not through pyplot: no global state, no window, nothing to close
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#aab2bb")
+    axes.tick_params(colors=INK, labelsize=7)
+    axes.xaxis.label.set(color=INK, size=8)
+    axes.yaxis.label.set(color=INK, size=8)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#eceff2", lw=0.8)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path

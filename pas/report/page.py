@@ -1,0 +1,48 @@
+"""`pas report`: results.csv, results.md and all figures of a folder of runs."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from pathlib import Path
+
+from pas.report import figures
+from pas.report.collect import Finished, as_csv, cells, collect
+from pas.report.table import markdown
+from pas.runs import write_text
+
+
+def write(folder: Path) -> list[Path]:
+    """Make everything again from the finished runs under `folder`; returns the files that were written.
+
+    Raises PasError when there is no finished run, or a file is damaged.
+    """
+    runs = collect(folder)
+    fronts, drawn = _fronts(folder, runs), [path for run in runs for path in _of_run(run)]
+    table, page = folder / "results.csv", folder / "results.md"
+    write_text(table, as_csv(runs))
+    write_text(page, markdown(runs, [*fronts, *drawn], folder))
+    return [table, page, *fronts, *drawn]
+
+
+def _of_run(run: Finished) -> list[Path]:
+    kept = run.architecture.widths()
+    dense = [run.architecture.sizes[name] for name in kept]
+    place, key, budget = run.folder / "figures", run.result["run_key"], run.result["budget"]
+    made = [figures.widths(list(kept), dense, list(kept.values()), place / "widths.png", title=key)]
+    if run.metrics:
+        made.append(
+            figures.curves(run.metrics, place / "curves.png", title=key, target={budget["kind"]: budget["target"]})
+        )
+    return made
+
+
+def _fronts(folder: Path, runs: list[Finished]) -> list[Path]:
+    """A figure for each model, data and kind of budget of which there is more than one point."""
+    made = []
+    for (model, data, kind), group in groupby(cells(runs), key=lambda cell: (cell.model, cell.data, cell.kind)):
+        points = list(group)
+        if len(points) > 1:
+            name = re.sub(r"[^\w.\-]+", "_", f"{model}-{data}-{kind}")
+            made.append(figures.front(points, folder / "figures" / f"{name}.png", title=f"{model} on {data}"))
+    return made

@@ -1,0 +1,117 @@
+"""Results as text: a table in the terminal, and Markdown over all runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pas.report.collect import Finished, cells, speedup
+
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
+
+
+def show(result: dict[str, Any], folder: Path, console: Console) -> None:
+    """Dense against searched, and where the figure and the bundle of the run are."""
+    table = Table(
+        title=f"{result['model']} on {result['data']}, method {result['method']}, seed {result['seed']}",
+        title_justify="left",
+    )
+    table.add_column("")
+    for name in ("dense", "searched", "change"):
+        table.add_column(name, justify="right")
+    for row in _comparison(result):
+        table.add_row(*row)
+    console.print(table)
+    budget = result["budget"]
+    console.print(
+        f"budget: {human(budget['target'])} {UNITS[budget['kind']]}, reached {human(budget['achieved'])} "
+        f"({budget['achieved'] / budget['target']:.2%} of it)",
+        highlight=False,
+    )
+    console.print(f"time: {_seconds(result)}", highlight=False)
+    for name, path in (("figure", folder / "figures" / "widths.png"), ("bundle", folder / "bundle")):
+        # soft_wrap: a path must stay one word for whoever copies it
+        console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:
+    """All of it as one page: means over seeds, every run, and the figures."""
+    lines = ["# Results", "", *_means(runs), "", "## Runs", "", *_all(runs), ""]
+    lines += ["MACs are multiply-adds of one image in the fused form. Top-1 is measured on the test set after the last epoch. "
+              "Speed-up is the ratio of the median latencies of the two networks, measured in one process."]  # fmt: skip
+    if figures:
+        lines += ["", "## Figures", ""]
+        lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in figures]
+    return "\n".join(lines) + "\n"
+
+
+def human(value: float) -> str:
+    """A count with three digits after its unit is chosen: 2.10 G, 18.7 M, 35.2 k."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= scale:
+            return f"{_digits(value / scale)} {unit}"
+    return f"{value:.4g}"
+
+
+def _comparison(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    dense, searched = result["dense"], result["searched"]
+    rows = [
+        ("top-1", f"{dense['top1']:.2f} %", f"{searched['top1']:.2f} %", f"{searched['top1'] - dense['top1']:+.2f}")
+    ]
+    for name, label in (("params", "parameters"), ("macs", "MACs")):
+        rows.append((label, human(dense[name]), human(searched[name]), f"{searched[name] / dense[name]:.1%}"))
+    faster = speedup(result)
+    if faster is not None:
+        place = result.get("latency", {})
+        label = (
+            f"latency ({place['runtime']}, batch {place['batch']})"
+            if "runtime" in place and "batch" in place
+            else "latency"
+        )
+        rows.append(
+            (label, f"{dense['latency_ms']:.3g} ms", f"{searched['latency_ms']:.3g} ms", f"{faster:.2f}x faster")
+        )
+    return rows
+
+
+def _seconds(result: dict[str, Any]) -> str:
+    return ", ".join(f"{stage} {value:.{1 if value < 10 else 0}f} s" for stage, value in result["seconds"].items())
+
+
+def _means(runs: Sequence[Finished]) -> list[str]:
+    lines = [
+        "| model | data | method | budget | seeds | dense top-1 | top-1 | MACs | parameters | speed-up |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells(runs):
+        share = cell.target / cell.runs[0].result["budget"]["dense"]
+        fast = [factor for factor in (speedup(run.result) for run in cell.runs) if factor is not None]
+        factor = math.exp(sum(map(math.log, fast)) / len(fast)) if fast else None
+        lines.append(
+            f"| {cell.model} | {cell.data} | {cell.method} | {human(cell.target)} {UNITS[cell.kind]} ({share:.0%}) | {len(cell.runs)} "
+            f"| {cell.mean('dense', 'top1')} | {cell.mean('searched', 'top1')} | {human(cell.mean('searched', 'macs').mean)} "
+            f"| {human(cell.mean('searched', 'params').mean)} | {'' if factor is None else f'{factor:.2f}'} |"
+        )
+    return lines
+
+
+def _all(runs: Sequence[Finished]) -> list[str]:
+    lines = ["| run | top-1 | MACs | parameters | latency ms | device | commit |", "|---|---|---|---|---|---|---|"]
+    for run in runs:
+        found, where = run.result["searched"], run.result["environment"]
+        latency = "" if found["latency_ms"] is None else f"{found['latency_ms']:.3g}"
+        commit = (where["commit"] or "")[:10] + (" (changed)" if where.get("dirty") else "")
+        lines.append(
+            f"| {run.result['run_key']} | {found['top1']:.2f} | {human(found['macs'])} | {human(found['params'])} | {latency} "
+            f"| {where['device']} | {commit} |"
+        )
+    return lines
+
+
+def _digits(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"

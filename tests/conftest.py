@@ -1,0 +1,29 @@
+"""Shared by all tests: few threads, and where real data is."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+# Tests are many small computations: on a busy machine threads only wait for each other.
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {
+        "data": None if os.environ.get("PAS_DATA") else "PAS_DATA names no folder with data sets",
+        "gpu": None if torch.cuda.is_available() else "there is no CUDA device",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the data sets, for tests marked `data`."""
+    return Path(os.environ["PAS_DATA"])

@@ -1,0 +1,181 @@
+"""The `pas` command as a person meets it, in processes of its own; the main job on real digits, short."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pas import cli
+
+SHORT = (
+    "data.subset=200", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.repeats=5", "cost.warmup=1",
+    "hardware.threads=1",
+)  # fmt: skip
+
+
+def python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    where = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=where, capture_output=True, text=True, timeout=300
+    )
+
+
+def pas(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return python("-m", "pas", *arguments, folder=folder)
+
+
+def refused(run: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal."""
+    assert run.returncode == 2, run.stderr
+    assert run.stdout == ""
+    assert run.stderr.startswith("pas: ")
+    assert run.stderr.count("\n") == 1, run.stderr
+    return run.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["search", "inspect", "evaluate", "report", "example: pas search"]),
+        (["--help"], ["search", "inspect", "evaluate", "report", "example: pas search"]),
+        (
+            ["search", "--help"],
+            ["pas search -m budget.macs=0.3,0.5,0.7 seed=0,1", "or any timm name", "data=", "fashion_mnist"],
+        ),
+        (["inspect", "--help"], ["example: pas inspect mobilenetv2_100", "--json", "--image-size"]),
+        (["evaluate", "--help"], ["example: pas evaluate runs/RUN/bundle --data digits", "PAS_DATA"]),
+        (["report", "--help"], ["example: pas report runs/"]),
+    ],
+)
+def test_help(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for word in words:
+        assert word in shown
+    assert max(len(line) for line in shown.splitlines()) <= 121
+
+
+def test_help_lists_every_choice(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        cli.main(["search", "-h"])
+    shown = re.split(r"[\s,]+", capsys.readouterr().out)
+    for file in (Path(cli.__file__).parent / "conf").glob("*/*.yaml"):
+        assert file.stem in shown
+
+
+def test_help_and_refusals_do_not_wait_for_torch(tmp_path: Path):
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert pas("--help", folder=tmp_path).returncode == 0
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
+    code = (
+        "import sys, pas.cli\n"
+        "try: pas.cli.main(['search', 'foo=1'])\n"
+        "except SystemExit: print('torch' in sys.modules, 'timm' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    assert python("-c", code, folder=tmp_path).stdout.strip() == "False False False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "train.search.lrr=1"], "train.search.lrr: there is no such setting; did you mean lr?"),
+        (["search", "seed=abc"], "seed=abc: must be a whole number"),
+        (["search", "-m", "seed=0,1", "data=cifar"], "data=cifar: did you mean cifar10 or cifar100?"),
+        (["search", "-m", "budget.macs=0.5,7.5"], "budget.macs=7.5: must be a share in (0, 1]"),
+        (["search", "-m", "seed=0,x"], "seed=x: must be a whole number"),
+        (["search", "-m", "seed=0,1", "--cfg", "job"], "leave out -m"),
+        (["inspect", "mobilenetv2_1000"], "no model is called 'mobilenetv2_1000': did you mean mobilenetv2_100"),
+        (["evaluate", "nowhere", "--data", "digits"], "no bundle at nowhere"),
+        (["report", "nowhere"], "no folder nowhere"),
+    ],
+)
+def test_refused_in_one_line(arguments: list[str], words: str, tmp_path: Path):
+    assert words in refused(pas(*arguments, folder=tmp_path))
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_wrong_model_is_refused_before_anything_is_trained(tmp_path: Path):
+    assert "no model is called 'resnet19': did you mean resnet1" in refused(
+        pas("search", "model=resnet19", folder=tmp_path)
+    )
+
+
+def test_show_the_configuration(tmp_path: Path):
+    shown = pas("search", "--cfg", "job", "model=resnet18", "budget.macs=0.25", folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "name: resnet18" in shown.stdout
+    assert "macs: 0.25" in shown.stdout
+
+
+def test_inspect(tmp_path: Path):
+    run = pas("inspect", "resnet18", "--image-size", "64", "--json", folder=tmp_path)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    sizes = {axis["name"]: axis["size"] for axis in found["axes"] if axis["prunable"]}
+    assert sizes["conv1"] == 64
+    assert sizes["layer4.1.conv1"] == 512
+    frozen = {axis["name"]: axis["frozen"] for axis in found["axes"] if not axis["prunable"]}
+    assert all(frozen.values())
+    assert found["params"] == 11_689_512
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two budgets, of which the first can't be met."""
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, pas("search", "-m", "budget.macs=0.001,0.5", *SHORT, folder=folder)
+
+
+def test_sweep_goes_on_after_a_failing_run(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
+    folder, run = sweep
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert "pas: 1 of 2 runs failed; the same command does them again:\n  budget.macs=0.001 " in run.stderr
+    assert "the smallest possible is" in run.stderr
+    assert len(list(folder.glob("runs/*/result.json"))) == 1
+    assert not list(folder.glob("*.log"))
+    assert [path.name for path in folder.iterdir()] == ["runs"]
+
+
+def test_table_and_paths_at_the_end(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
+    folder, run = sweep
+    for words in ("top-1", "parameters", "MACs", "latency (onnxruntime, batch 1)", "faster"):
+        assert words in run.stdout
+    figure, bundle = (
+        folder / re.search(rf"^{name}: (.*)$", run.stdout, re.MULTILINE)[1] for name in ("figure", "bundle")
+    )
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert (bundle / "config.json").exists()
+
+
+def test_finished_run_is_shown_at_once(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
+    folder, before = sweep
+    started = time.perf_counter()
+    again = pas("search", *SHORT, folder=folder)
+    assert time.perf_counter() - started < 5
+    assert again.returncode == 0, again.stderr
+    assert again.stderr == ""
+    assert again.stdout == before.stdout
+
+
+def test_evaluate_and_report_a_finished_run(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
+    folder, _ = sweep
+    result = json.loads(next(folder.glob("runs/*/result.json")).read_text())
+    run = pas("evaluate", f"runs/{result['run_key']}/bundle", "--data", "digits", folder=folder)
+    assert run.returncode == 0, run.stderr
+    assert f"digits: top-1 {result['searched']['top1']:.2f} %" in run.stdout
+    run = pas("report", "runs", folder=folder)
+    assert run.returncode == 0, run.stderr
+    assert "runs/results.csv" in run.stdout.splitlines()
+    assert all((folder / line).exists() for line in run.stdout.splitlines())
+    assert result["run_key"] in (folder / "runs" / "results.md").read_text()

@@ -1,0 +1,180 @@
+"""The main job end to end, on real digits with short trainings: what it leaves, and that nothing is lost when it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+import pas
+from pas.compose import compose
+from pas.pipeline import run
+from pas.publish import bundle
+from pas.result import read_result
+from pas.runs import read_metrics, run_folder
+
+SHORT = ["data.subset=400", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.repeats=5", "cost.warmup=1",
+         "hardware.threads=1"]  # fmt: skip
+
+
+def short(runs: Path, *overrides: str) -> list[str]:
+    return [*SHORT, f"paths.runs={runs}", *overrides]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, dict]:
+    runs = tmp_path_factory.mktemp("runs")
+    config = compose(short(runs))
+    result = run(config, Console(quiet=True))
+    return run_folder(config), result
+
+
+def test_result_and_files(finished: tuple[Path, dict]) -> None:
+    folder, result = finished
+    assert read_result(folder) == result
+    assert result["budget"]["achieved"] == result["searched"]["macs"] <= result["budget"]["target"] == 0.5 * result["dense"]["macs"]
+    assert max(result["exactness"]["mask_slice"], result["exactness"]["slice_fuse"]) < 1e-10
+    assert result["exactness"]["fuse_onnx"] < 1e-4
+    expected = {"config.yaml", "metrics.jsonl", "checkpoint", "architecture.json", "bundle", "figures", "result.json"}
+    assert expected <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "bundle").iterdir()} == set(bundle.FILES)
+    stages = {row["stage"] for row in read_metrics(folder)}
+    assert stages == {"search", "finetune"}
+    last = [row for row in read_metrics(folder) if row["stage"] == "search"][-1]
+    assert last["export_macs"] == result["searched"]["macs"]
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin")]
+
+
+def test_bundle_is_the_searched_network(finished: tuple[Path, dict]) -> None:
+    folder, result = finished
+    network = pas.load(folder / "bundle")
+    assert sum(p.numel() for p in network.parameters()) == result["searched"]["params"]
+    assert (folder / "architecture.json").read_text() == (folder / "bundle" / "architecture.json").read_text()
+    card = (folder / "bundle" / "README.md").read_text()
+    assert f"{result['searched']['top1']:.2f}" in card
+
+
+def test_a_finished_run_is_shown_at_once(finished: tuple[Path, dict]) -> None:
+    folder, result = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name not in (".lock", "config.yaml")}
+    assert run(compose(short(folder.parent)), Console(quiet=True)) == result
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items() if path.is_file())
+
+
+def test_the_dense_parent_is_trained_once(finished: tuple[Path, dict]) -> None:
+    folder, result = finished
+    parents = list(folder.parent.glob("*-dense-*"))
+    assert len(parents) == 1
+    stamp = (parents[0] / "model.safetensors").stat().st_mtime_ns
+    other = run(compose(short(folder.parent, "method=uniform", "budget.macs=0.7")), Console(quiet=True))
+    assert other["dense"]["top1"] == result["dense"]["top1"]
+    assert (parents[0] / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_budget_of_parameters(tmp_path: Path) -> None:
+    result = run(compose(short(tmp_path, "budget.macs=null", "budget.params=40k", "options.round_to=1")), Console(quiet=True))
+    assert result["budget"]["kind"] == "params"
+    assert 0.99 * 40_000 <= result["searched"]["params"] <= 40_000
+
+
+def strip(result: dict) -> dict:
+    """Without what a clock decides."""
+    kept = json.loads(json.dumps({k: v for k, v in result.items() if k not in ("seconds", "latency", "environment")}))
+    for side in ("dense", "searched"):
+        kept[side].pop("latency_ms")
+    return kept
+
+
+def losses(folder: Path) -> list[tuple]:
+    return [(row["stage"], row["step"], row["loss"], row.get("open")) for row in read_metrics(folder)]
+
+
+def test_killed_and_started_again_gives_the_same(finished: tuple[Path, dict], tmp_path: Path) -> None:
+    """SIGKILL at two random moments of the run, then once more to the end: bit for bit what the undisturbed run gave."""
+    folder, result = finished
+    program = "import sys; from pas.cli import main; main(['search', *sys.argv[1:]])"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    chance = random.Random(0)
+    words = short(tmp_path, "hardware.checkpoint_seconds=0")
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for_steps(process, tmp_path, chance.randint(1, 3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = run(compose(words), Console(quiet=True))
+    assert strip(again) == strip(result)
+    ours, theirs = run_folder(compose(words)), folder
+    assert losses(ours) == losses(theirs)
+    assert (ours / "architecture.json").read_bytes() == (theirs / "architecture.json").read_bytes()
+    with torch.no_grad():
+        x = torch.randn(2, 1, 32, 32)
+        assert torch.equal(pas.load(ours / "bundle")(x), pas.load(theirs / "bundle")(x))
+
+
+def wait_for_steps(process: subprocess.Popen, runs: Path, more: int) -> None:
+    """Until the run has logged so many more rows than it had (or ended)."""
+
+    def rows() -> int:
+        return sum(len(path.read_text().splitlines()) for path in runs.glob("*/metrics.jsonl"))
+
+    start, deadline = rows(), time.monotonic() + 120
+    while rows() < start + more and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    from pas.runs import open_run
+
+    config = compose(short(tmp_path))
+    with open_run(config), pytest.raises(pas.PasError, match="in use by process"):
+        run(config, Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model=repvgg_nan"], "repvgg_nano"),
+        (["budget.macs=0.001"], "smallest possible"),
+        (["hardware.device=cuda"], "hardware=cpu"),
+        (["data=cifar10", "data.root=/nowhere"], "PAS_DATA"),
+        (["model.weights=/nowhere.th"], "no weights at"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: str, tmp_path: Path) -> None:
+    if "hardware.device=cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(pas.PasError) as refusal:
+        run(compose(short(tmp_path, *overrides)), Console(quiet=True))
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef make(num_classes, in_chans):\n"
+        "    return nn.Sequential(nn.Conv2d(in_chans, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, 2), nn.ReLU(),\n"
+        "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = compose(short(tmp_path / "runs", "model=python", "model.entry=mine:make", "options.round_to=1"))
+    result = run(config, Console(quiet=True))
+    assert result["model"] == "mine:make"
+    assert result["searched"]["macs"] <= result["budget"]["target"]
+    folder = run_folder(config) / "bundle"
+    with pytest.raises(pas.PasError, match="pass it as model="):
+        pas.load(folder)
+    from mine import make
+
+    network = pas.load(folder, model=make(10, 1))
+    assert sum(p.numel() for p in network.parameters()) == result["searched"]["params"]

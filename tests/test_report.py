@@ -1,0 +1,165 @@
+"""Tables and figures are made from the files of the runs alone, and hold the numbers of the files."""
+
+import copy
+import csv
+import json
+import statistics
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from results import RESULT
+from rich.console import Console
+
+from pas.architecture import Architecture
+from pas.errors import PasError
+from pas.report import figures, page, table
+from pas.report.collect import cells, collect
+from pas.runs import write_text
+
+SIZES = {"features.stem": 16, "features.body.0": 32, "features.body.1": 64}
+KEPT = {"features.stem": (0, 1), "features.body.0": tuple(range(8)), "features.body.1": tuple(range(64))}
+
+
+def put(root: Path, key: str, top1: float, **changes: object) -> Path:
+    result = copy.deepcopy(RESULT) | {"run_key": key} | changes
+    result["searched"]["top1"] = top1
+    folder = root / key
+    write_text(folder / "result.json", json.dumps(result))
+    write_text(folder / "architecture.json", Architecture(SIZES, KEPT).to_json())
+    rows = [{"stage": "search", "step": s, "loss": 2 / s, "open": 100 - s, "macs": 100 - s} for s in range(1, 9)]
+    rows += [{"stage": "finetune", "step": s, "loss": 1 / s, "top1": 80 + s} for s in range(1, 9)]
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed, top1 in enumerate((88.0, 90.0, 89.5)):
+        put(tmp_path, f"pas-s{seed}", top1, seed=seed)
+    put(tmp_path, "uniform-s0", 85.0, method="uniform")
+    half = {"kind": "macs", "target": 25.0, "achieved": 25, "dense": 100}
+    put(tmp_path, "pas-small-s0", 80.0, budget=half)
+    (tmp_path / "unfinished").mkdir()
+    return tmp_path
+
+
+def test_mean_and_deviation_over_seeds(runs: Path):
+    found = {(cell.method, cell.target): cell for cell in cells(collect(runs))}
+    assert set(found) == {("pas", 50.0), ("pas", 25.0), ("uniform", 50.0)}
+    top1 = found[("pas", 50.0)].mean("searched", "top1")
+    assert (top1.mean, top1.std, top1.n) == (
+        pytest.approx(89.1667, abs=1e-3),
+        pytest.approx(statistics.stdev([88, 90, 89.5])),
+        3,
+    )
+    assert str(top1) == "89.17 ± 1.04"
+    assert str(found[("uniform", 50.0)].mean("searched", "top1")) == "85.00"
+
+
+def test_report_writes_tables_and_figures(runs: Path):
+    written = page.write(runs)
+    assert all(path.exists() for path in written)
+    with (runs / "results.csv").open() as file:
+        rows = {row["run_key"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 5
+    assert rows["pas-s1"] == {
+        **rows["pas-s1"],
+        "top1": "90",
+        "dense_macs": "100",
+        "macs": "49",
+        "speedup": "2",
+        "fuse_onnx": "",
+        "form": "fused",
+    }
+    text = (runs / "results.md").read_text()
+    assert "| repvgg_nano | digits | pas | 50 MACs (50%) | 3 | 90.00 ± 0.00 | 89.17 ± 1.04 | 49 | 10 | 2.00 |" in text
+    for link in ("figures/repvgg_nano-digits-macs.png", "pas-s0/figures/widths.png", "pas-s0/figures/curves.png"):
+        assert f"]({link})" in text
+        assert (runs / link).exists()
+    before = {path: path.read_bytes() for path in written if path.suffix in (".csv", ".md")}
+    page.write(runs)  # again: nothing changes
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_report_refuses_what_it_cannot_read(tmp_path: Path):
+    with pytest.raises(PasError, match="no folder"):
+        collect(tmp_path / "nowhere")
+    with pytest.raises(PasError, match="no finished run under"):
+        collect(tmp_path)
+    folder = put(tmp_path, "one", 1.0)
+    (folder / "architecture.json").unlink()
+    with pytest.raises(PasError, match=r"architecture.json is missing"):
+        collect(tmp_path)
+
+
+def test_runs_without_latency(tmp_path: Path):
+    result = copy.deepcopy(RESULT)
+    put(
+        tmp_path,
+        "one",
+        1.0,
+        dense={**result["dense"], "latency_ms": None},
+        searched={**result["searched"], "latency_ms": None},
+    )
+    page.write(tmp_path)
+    assert "| 49 | 10 |  |\n" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize("layers", [1, 8, 22, 53, 120])
+def test_widths_of_many_layers(layers: int, tmp_path: Path):
+    names = [f"features.denseblock{i // 24}.denselayer{i}.conv{i % 2}" for i in range(layers)]
+    dense = [32 * (1 + i % 4) for i in range(layers)]
+    kept = [1 + (7 * i) % width for i, width in enumerate(dense)]
+    image = imread(figures.widths(names, dense, kept, tmp_path / "widths.png", title="a run"))
+    assert max(image.shape) < 3200
+    blue = np.isclose(image[..., :3], [0x2F / 255, 0x6F / 255, 0x9F / 255], atol=0.02).all(-1)
+    grey = np.isclose(image[..., :3], [0xD6 / 255, 0xDB / 255, 0xE1 / 255], atol=0.02).all(-1)
+    # the two panels show sum(kept) / sum(dense) and the mean share
+    assert 0.05 < blue.sum() / (blue.sum() + grey.sum()) < 0.95 or layers == 1
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])[:, :3]
+    assert (border > 0.97).all()  # nothing runs over the edge
+
+
+@pytest.mark.parametrize("layers", [22, 120])
+def test_labels_of_layers_do_not_overlap(layers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    kept: list[figures.Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or path)
+    names = [f"features.denseblock{i // 24}.denselayer{i}.conv{i % 2}" for i in range(layers)]
+    figures.widths(names, [64] * layers, [33] * layers, tmp_path / "widths.png", title="a run")
+    figure = kept[0]
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for axes in figure.axes for label in axes.get_xticklabels()]
+    assert len(boxes) == layers
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+def test_table_in_the_terminal(tmp_path: Path):
+    result = copy.deepcopy(RESULT) | {"latency": {"runtime": "onnxruntime", "batch": 1}}
+    result["searched"]["params"] = 1_354_321
+    text = StringIO()
+    table.show(result, tmp_path, Console(file=text, width=100))
+    shown = text.getvalue()
+    for words in (
+        "90.00 %",
+        "89.00 %",
+        "-1.00",
+        "1.35 M",
+        "49.0%",
+        "2.00x faster",
+        "onnxruntime, batch 1",
+        "98.00% of it",
+    ):
+        assert words in shown
+    assert f"figure: {tmp_path}/figures/widths.png" in shown
+    assert f"bundle: {tmp_path}/bundle" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00 k"), (35_250, "35.2 k"), (18_660_000, "18.7 M"), (2.102e9, "2.10 G")],
+)
+def test_counts_for_people(value: float, text: str):
+    assert table.human(value) == text
