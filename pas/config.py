@@ -249,6 +249,12 @@ def dense_key(config: Config) -> str:
     return _key(config, ["dense"], shared)
 
 
+def variant(config: Config) -> str:
+    """Eight hex digits over everything that changes a run's result but the seed: equal for the runs that are averaged."""
+    whole = {name: value for name, value in _identity(config).items() if name != "seed"}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def _identity(config: Config) -> dict[str, Any]:
     whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware")}
     whole["data"].pop("root")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pas import onnx
 from pas.architecture import Architecture
-from pas.config import Config
+from pas.config import Config, variant
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import load
@@ -111,6 +111,7 @@ def _result(
         "data": config.data.name,
         "method": config.method.name,
         "seed": config.seed,
+        "variant": variant(config),
         "budget": {name: limit[name] for name in ("kind", "target", "achieved", "dense")},
         "dense": {
             "top1": parent.top1,

@@ -63,15 +63,14 @@ def halves(signature: Signature, rng: np.random.Generator, axes: tuple[Axis, ...
 
 
 def moved_by_each_axis(model: nn.Module, signature: Signature, x: Tensor, rng: np.random.Generator) -> dict[str, float]:
-    """How much the output moves when a half of one exact axis alone is switched off."""
-    free = np.concatenate([np.arange(a.start, a.start + a.size) for a in signature.prunable])
-    gates = Gates(signature.channels, free).double()
-    gated = Gated(model, signature, gates)
+    """How much the output moves when a half of one exact axis alone is switched off; on one small image, which is as telling."""
+    x = x[:1, :, ::2, ::2]
     whole = run(model, x)
     moved = {}
     for axis in (a for a in signature.prunable if a.exact):
-        mask = torch.from_numpy(signature.mask(halves(signature, rng, (axis,)))[free])
+        gates = Gates(signature.channels, np.arange(axis.start, axis.start + axis.size)).double()
+        off = rng.choice(axis.size, max(1, axis.size // 2), replace=False)
         with torch.no_grad():
-            gates.value.copy_(mask)
-        moved[axis.name] = error(whole, run(gated, x))
+            gates.value[torch.from_numpy(off)] = 0
+        moved[axis.name] = error(whole, run(Gated(model, signature, gates), x))
     return moved

@@ -47,7 +47,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ only in their seed."""
+    """The runs that differ only in their seed (a sweep over any other setting makes cells of its own)."""
 
     model: str
     data: str
@@ -86,10 +86,11 @@ def cells(runs: Iterable[Finished]) -> list[Cell]:
             result["method"],
             result["budget"]["kind"],
             float(result["budget"]["target"]),
+            result.get("variant", ""),
         )
         groups.setdefault(key, []).append(run)
     ordered = sorted(groups.items(), key=lambda one: (one[0][0], one[0][1], one[0][3], one[0][2], one[0][4]))
-    return [Cell(*key, runs=tuple(members)) for key, members in ordered]
+    return [Cell(*key[:5], runs=tuple(members)) for key, members in ordered]
 
 
 def as_csv(runs: Sequence[Finished]) -> str:

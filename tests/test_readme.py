@@ -1,0 +1,88 @@
+"""Every command and every piece of Python in the README, run. Searches are shortened by further overrides, nothing else is changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line]
+SHORT = ["data.subset=300", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.repeats=3", "cost.warmup=0",
+         "hardware.threads=1"]  # fmt: skip
+NEEDS_DATA = ("data=cifar10", "experiment=", "data=fashion_mnist")
+
+
+def pas(words: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    return subprocess.run([sys.executable, "-m", "pas", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with a finished default run (shortened), where the README's other commands find what they speak of."""
+    folder = tmp_path_factory.mktemp("readme")
+    assert pas(["search", *SHORT], folder).returncode == 0
+    package = folder / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "module.py").write_text(
+        "from torch import nn\n\n\ndef function(num_classes, in_chans):\n"
+        "    return nn.Sequential(nn.Conv2d(in_chans, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(16, num_classes))\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("block", range(len(PYTHON)))
+def test_python(block: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", PYTHON[block]], cwd=tmp_path, env=environment, capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make")])
+def test_make(command: str) -> None:
+    """What the target would do: the real thing takes minutes and makes an environment of its own."""
+    done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert ("pas search" if "search" in command else "pytest") in done.stdout
+
+
+def check(command: str, workplace: Path) -> None:
+    words = command.split()
+    assert words[0] == "pas"
+    if words[1] == "search":
+        given = {word.partition("=")[0] for word in words}
+        extra = SHORT if "experiment" not in "".join(given) else [word for word in SHORT if not word.startswith("train.dense")]
+        words += extra
+    if "runs/RUN/bundle" in words:
+        bundle = next(workplace.glob("runs/repvgg_nano-digits-pas-macs0.5-*/bundle"))
+        words[words.index("runs/RUN/bundle")] = str(bundle.relative_to(workplace))
+    done = pas(words[1:], workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pas") and not any(word in c for word in NEEDS_DATA)])
+def test_command(command: str, workplace: Path) -> None:
+    check(command, workplace)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pas") and any(word in c for word in NEEDS_DATA)])
+def test_command_on_real_data(command: str, workplace: Path) -> None:
+    check(command, workplace)
+
+
+def test_the_readme_shows_all_verbs() -> None:
+    for verb in ("search", "inspect", "evaluate", "report"):
+        assert any(command.startswith(f"pas {verb}") for command in COMMANDS)
