@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from pas.amount import ALLOWED, human, parse
 from pas.axes.signature import Signature
-from pas.cost.macs import Cost, build, human
+from pas.cost.macs import Cost, build
 from pas.errors import PasError
 
 Amount = float | int | str
-_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,12 @@ class Budget:
                 "a budget needs macs= or params=: a fraction of the dense cost like 0.5, or an amount like '300 M'"
             )
         for kind, amount in self.given().items():
-            parse(kind, amount)
+            if parse(amount) is None:
+                raise PasError(f"budget.{kind}={amount!r}: must be {ALLOWED}")
 
     def given(self) -> dict[str, Amount]:
         """The limits that were set."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-
-
-def parse(kind: str, amount: Amount) -> float:
-    """A limit as a number: at most 1 means a fraction of the dense cost."""
-    if isinstance(amount, str):
-        match = re.fullmatch(
-            r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*(?:macs?|params?|parameters)?\s*", amount
-        )
-        if match is None:
-            raise PasError(
-                f"budget.{kind}={amount!r}: write a fraction like 0.5, a number, or text like '300 M' or '2.1 G'"
-            )
-        number = float(match[1]) * _UNITS[match[2].lower()]
-    elif isinstance(amount, (int, float)) and not isinstance(amount, bool):
-        number = float(amount)
-    else:
-        raise PasError(f"budget.{kind} must be a number or text, not {type(amount).__name__}")
-    if not 0 < number < float("inf"):
-        raise PasError(
-            f"budget.{kind}={amount!r}: it must be above 0; a fraction is in (0, 1], an absolute amount above 1"
-        )
-    return number
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,8 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
     everything = np.ones(signature.channels, dtype=bool)
     for kind, amount in budget.given().items():
         cost = build(signature, kind)
-        dense, least, number = cost.at(everything), cost.at(smallest), parse(kind, amount)
+        dense, least, number = cost.at(everything), cost.at(smallest), parse(amount)
+        assert number is not None  # a budget was checked when it was made
         target = number * dense if number <= 1 else number
         if target < least:
             frozen = [axis.name for axis in signature.axes if not axis.prunable]

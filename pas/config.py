@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from pas.amount import ALLOWED, parse
 from pas.errors import PasError
 
-AMOUNT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*")
 # Options of methods that are shares; all others only have to be finite and not negative.
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 
@@ -42,16 +42,7 @@ BELOW_ONE = _rule(lambda value: 0 <= value < 1, "a number of at least 0 and belo
 TEXT = _rule(lambda value: bool(str(value).strip()), "a name")
 
 
-def _is_amount(value: Any) -> bool:
-    if isinstance(value, str):
-        match = AMOUNT.fullmatch(value)
-        return match is not None and float(match[1]) > 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return 0 < value <= 1 or (1 < value < math.inf and float(value).is_integer())
-
-
-BUDGET = _or_none(_rule(_is_amount, 'a share in (0, 1], a whole number, or text with a unit like "300 M"'))
+BUDGET = _or_none(_rule(lambda value: parse(value) is not None, ALLOWED))
 
 
 @dataclass(kw_only=True)

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pas import models
+from pas.amount import human
 from pas.axes.signature import Signature
-from pas.cost.macs import KINDS, build, human
+from pas.cost.macs import KINDS, build
 from pas.surgery.forms import signature
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from pas.allocate.landing import Widths, land
+from pas.amount import human
 from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Axis, Signature, rows
 from pas.budget import Budget, limits
-from pas.cost.macs import human
 from pas.errors import PasError
 from pas.methods import DEFAULTS, METHODS, Problem
 from pas.surgery.forms import flat_input, signature, typed_blocks

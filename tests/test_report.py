@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from results import RESULT
 from rich.console import Console
 
+from pas.amount import human
 from pas.architecture import Architecture
 from pas.errors import PasError
 from pas.report import figures, page, table
@@ -162,4 +163,4 @@ def test_table_in_the_terminal(tmp_path: Path):
     [(0, "0"), (999, "999"), (1000, "1.00 k"), (35_250, "35.2 k"), (18_660_000, "18.7 M"), (2.102e9, "2.10 G")],
 )
 def test_counts_for_people(value: float, text: str):
-    assert table.human(value) == text
+    assert human(value) == text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,11 +102,3 @@ def macs(signature: Signature, architecture: Architecture) -> int:
 def params(signature: Signature, architecture: Architecture) -> int:
     """Number of parameters of the fused form; a shared parameter counts once."""
     return build(signature, "params").at(signature.mask(architecture))
-
-
-def human(value: float) -> str:
-    """A cost as text: 2.10 G, 18.66 M, 35.2 k."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.4g} {unit}"
-    return f"{math.ceil(value)}"

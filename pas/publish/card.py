@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pas.cost.macs import human
+from pas.amount import human
 from pas.publish.backbone import Backbone
 
 

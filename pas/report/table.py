@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pas.amount import human
 from pas.report.collect import Finished, cells, speedup
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
@@ -48,14 +49,6 @@ def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) ->
         lines += ["", "## Figures", ""]
         lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in figures]
     return "\n".join(lines) + "\n"
-
-
-def human(value: float) -> str:
-    """A count with three digits after its unit is chosen: 2.10 G, 18.7 M, 35.2 k."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= scale:
-            return f"{_digits(value / scale)} {unit}"
-    return f"{value:.4g}"
 
 
 def _comparison(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -111,7 +104,3 @@ def _all(runs: Sequence[Finished]) -> list[str]:
             f"| {where['device']} | {commit} |"
         )
     return lines
-
-
-def _digits(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
