@@ -80,7 +80,7 @@ class Search:
             Problem(self.signature, self.limits, self.widths, steps), **{**DEFAULTS[method], **options}
         )
         self.model = self.method.wrap(copy.deepcopy(model))
-        self.method.gates.to(next(model.parameters()).device)
+        self.model.to(next(model.parameters()).device)
 
     @property
     def backbone(self) -> nn.Module:

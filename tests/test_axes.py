@@ -207,3 +207,95 @@ def test_tie_against_an_untyped_dimension_freezes() -> None:
     ids.tie(channels[:2], None, "because")
     assert set(ids.frozen()) == {1, 2}
     assert set(ids.frozen().values()) == {"because"}
+
+
+class ScaledByWidth(nn.Module):
+    """Code that reads a width at run time: no number in the graph gives it away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        return self.fc((h * h.shape[1] ** -0.5).mean((2, 3)))
+
+
+class Shuffle(nn.Module):
+    """A channel shuffle with its number of groups in the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1, groups=4), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(self.a(x).relu())
+        n, c, height, width = h.shape
+        h = h.view(n, 4, c // 4, height, width).transpose(1, 2).reshape(n, c, height, width)
+        return self.fc(h.mean((2, 3)))
+
+
+class MadeByCode(nn.Module):
+    """A tensor that is neither parameter nor buffer, and a module with two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.fc = nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1), nn.Linear(16, 4)
+        self.alias = self.norm
+        self.scale = torch.rand(1, 16, 1, 1, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.a(x - torch.full((1, 3, 1, 1), 0.5, dtype=x.dtype)))
+        return self.fc((self.b(self.alias(h)) * self.scale).mean((2, 3)))
+
+
+class Blurred(nn.Module):
+    """A depth-wise convolution whose kernel is a buffer and whose group count is the code's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Linear(6, 4)
+        self.blur = timm.layers.BlurPool2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.b(self.blur(self.a(x).relu())).mean((2, 3)))
+
+
+class Wrapped(nn.Module):
+    """Circular padding of channels: what is padded are copies of other channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 6), nn.Linear(8, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(nn.functional.pad(self.a(x), (1, 1), mode="circular")).relu())
+
+
+@pytest.mark.parametrize("net", [ScaledByWidth, Shuffle, MadeByCode, Blurred, Wrapped])
+def test_whatever_the_code_does_the_slice_is_right(net: type[nn.Module]) -> None:
+    """Made on an example of zeros, asked on noise: masked equals sliced, for every axis alone and for all together."""
+    torch.manual_seed(0)
+    model = net().double().eval()
+    shape = (8,) if net is Wrapped else (3, 9, 9)
+    signature = pas.signature(model, torch.zeros(1, *shape, dtype=torch.float64))
+    assert signature.prunable
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    for axes in [*((axis,) for axis in signature.prunable), signature.prunable]:
+        architecture = halves(signature, rng, axes)
+        small = pas.slice(model, signature, architecture)
+        assert error(run(pas.mask(model, signature, architecture), x), run(small, x)) < 1e-12
+        assert pas.cost.params(signature, architecture) == sum(p.numel() for p in small.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnetblur50", "densenetblur121d", "seresnet50", "ecaresnet26t", "resnet26d"])
+@pytest.mark.slow
+def test_more_of_the_families(name: str) -> None:
+    from networks import randomised
+
+    model, x = randomised(name, 64, seed=0)
+    signature = pas.signature(model, x)
+    architecture = halves(signature, np.random.default_rng(0))
+    small = pas.slice(model, signature, architecture)
+    assert error(run(pas.mask(model, signature, architecture), x), run(small, x)) < 1e-10

@@ -243,3 +243,22 @@ def test_settled_identity_norms(digits) -> None:
     x = torch.randn(4, 1, 32, 32)
     model: nn.Module = copy.deepcopy(search.model).double().eval()
     assert error(run(model, x.double()), run(search.export().double().eval(), x.double())) < 1e-5
+
+
+def test_overflows_and_steps_without_gradients_are_survived() -> None:
+    """A gradient scaler's first steps overflow; what they would have measured is left out."""
+    search = make_search()
+    for step in range(STEPS):
+        search.method.gates.value.grad = None
+        if step % 3:
+            factor = float("inf") if step % 3 == 1 else 1.0
+            (search.method.gates.value * factor).sum().backward()
+        search.step()
+    assert search.limits.load(search.method.open()) <= 1
+    assert torch.isfinite(search.method.gates.value).all()
+
+
+def test_gates_take_no_part_in_clipping() -> None:
+    search = make_search()
+    groups = search.param_groups(lr=0.1, weight_decay=0.0)
+    assert [group.get("clip", True) for group in groups] == [True, True, False]

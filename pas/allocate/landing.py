@@ -6,8 +6,9 @@ whichever is larger. In every axis the channels with the highest scores stay, so
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 from pas.axes.signature import Axis
 
 SLACK = 0.01
+FEW = 1024
+"""So many architectures are all tried."""
+DEEP = 8
 
 
 @dataclass(frozen=True)
@@ -99,21 +103,29 @@ def _fill(
 
 
 def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable) -> list[int]:
-    """Step one axis down and fill with the others; keep the change that lands in the band for the smallest loss of
-    score.
+    """Another state that lies in the band and loses the least score; if there is none, the one nearest to the target.
+
+    Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up.
     """
-    best, best_key = state, (False, cost(state), 0.0)
+    if math.prod(map(len, ladders)) <= FEW:
+        tried = itertools.product(*ladders)
+    else:
+        tried = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
+
+    def key(other: Sequence[int]) -> tuple[bool, float, float]:
+        total = cost(other)
+        kept = sum(float(value[:width].sum()) for value, width in zip(values, other, strict=True))
+        return (True, kept, total) if 1 - SLACK <= total <= 1 else (False, total if total <= 1 else -total, kept)
+
+    return list(max([state, *tried], key=key))
+
+
+def _steps_down(state: list[int], ladders: list[list[int]]) -> Iterator[tuple[int, list[int]]]:
+    """Every state with one axis up to `DEEP` rungs lower, and the number of that axis."""
     for a, ladder in enumerate(ladders):
-        for steps in (1, 2):
-            rung = ladder.index(state[a]) - steps
-            if rung < 0:
-                continue
-            changed = _fill([*state[:a], ladder[rung], *state[a + 1 :]], ladders, values, cost, skip=a)
-            total, loss = cost(changed), float(values[a][ladder[rung] : state[a]].sum())
-            key = (total >= 1 - SLACK, 0.0 if total >= 1 - SLACK else total, -loss)
-            if key > best_key:
-                best, best_key = changed, key
-    return best
+        place = ladder.index(state[a])
+        for rung in range(max(0, place - DEEP), place):
+            yield a, [*state[:a], ladder[rung], *state[a + 1 :]]
 
 
 def _next(ladder: list[int], width: int) -> int:

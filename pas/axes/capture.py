@@ -31,6 +31,7 @@ class Program:
     outputs: tuple[fx.Node, ...]
     parameters: frozenset[str]
     tied: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -95,9 +96,9 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     by_name = {node.name: node for node in exported.graph.nodes}
     first: dict[int, str] = {}
     tied = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(parameter), name) != name:
-            tied[name] = first[id(parameter)]
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        if first.setdefault(id(tensor), name) != name:
+            tied[name] = first[id(tensor)]
     tensors, inputs = {}, []
     for spec in signature.input_specs:
         node = by_name[spec.arg.name]
@@ -105,8 +106,10 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
             inputs.append(node)
         else:
             tensors[node] = tied.get(spec.target, spec.target)
+    known = {tied.get(name, name) for name in [*signature.parameters, *signature.buffers]}
+    made = {name: exported.constants[name] for name in tensors.values() if name not in known and name in exported.constants}
     outputs = [by_name[spec.arg.name] for spec in signature.output_specs if hasattr(spec.arg, "name")]
-    return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters), tied)
+    return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters), tied, made)
 
 
 def _argument_names(model: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pas.axes.capture import shape
+from pas.axes.capture import owner, shape
 from pas.axes.ids import Dim, merge
 from pas.axes.trace import Trace, Type
 
@@ -64,6 +64,8 @@ def convolution(trace: Trace, node: fx.Node) -> Type:
         width = trace.fresh(out // groups, node) if out > groups else None
         outer = merge(group, width, groups, out // groups)
         trace.groups[trace.tensor_name(w)] = group
+        if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
+            trace.constant(node, 6, None, group)  # no convolution module holds this number: the code does
     trace.freeze(source[2:], node)
     trace.constrain(w, (outer, reads) + (None,) * (len(shape(w)) - 2), node)
     if bias is not None:
@@ -162,14 +164,15 @@ def concatenate(trace: Trace, node: fx.Node) -> Type:
 @rule(aten.constant_pad_nd, aten.pad)
 def pad(trace: Trace, node: fx.Node) -> Type:
     """Padding channels (the option-A shortcut) are new ids that may be sliced; padded space is left alone."""
-    x, widths = trace.arguments(node, 2)
+    x, widths, mode = trace.arguments(node, 3)
     out = list(trace[x])
+    copied = isinstance(mode, str) and mode != "constant"  # reflected or wrapped channels are no channels of their own
     for k in range(len(widths) // 2):
         d = len(out) - 1 - k
         left, right = widths[2 * k : 2 * k + 2]
         if out[d] is None or not (left or right):
             continue
-        if left < 0 or right < 0:
+        if copied or left < 0 or right < 0:
             trace.freeze([out[d]], node)
             out[d] = None
             continue

@@ -31,12 +31,12 @@ class Term:
 @dataclass(frozen=True)
 class Constant:
     """An integer in the graph that counts channels: position `index` of argument `argument` of a node is the size of
-    `dim`.
+    `dim`. An `index` of None: the argument itself.
     """
 
     node: fx.Node
     argument: int
-    index: int
+    index: int | None
     dim: Dim
 
 
@@ -60,9 +60,8 @@ class Trace:
         """
         if node not in self.types:
             name = self.program.tensors[node]
-            self.types[node] = tuple(
-                self.ids.fresh(n, name, self._position[node]) if n > 1 else None for n in shape(node)
-            )
+            free = name not in self.program.constants  # a tensor that the code made can't be sliced
+            self.types[node] = tuple(self.ids.fresh(n, name, self._position[node]) if n > 1 and free else None for n in shape(node))
         return self.types[node]
 
     # -- reading a call
@@ -100,7 +99,7 @@ class Trace:
 
     def constrain(self, tensor: fx.Node, dims: Type, node: fx.Node) -> None:
         """The dimensions of a parameter (or of a computed tensor) are these."""
-        if tensor in self.types or tensor not in self.program.tensors:
+        if tensor in self.types or self.program.tensors.get(tensor) in (None, *self.program.constants):
             for have, want in zip(self[tensor], dims, strict=True):
                 self.ids.tie(have, want, place(node))
         else:
@@ -160,6 +159,10 @@ class Trace:
                 else:
                     news.append(j)
                     j += 1
+            if olds[0] == 0 and len(olds) + len(news) > 2:  # channels mixed into the batch: no integer counts them
+                self.freeze([source[d] for d in olds], node)
+                out += [None] * len(news)
+                continue
             merged, size = source[olds[0]], old[olds[0]]
             for d in olds[1:]:
                 merged, size = merge(merged, source[d], size, old[d]), size * old[d]
@@ -183,7 +186,7 @@ class Trace:
         """Add multiply-adds of the whole captured batch."""
         self.terms.append(Term(coefficient, dims, sizes))
 
-    def constant(self, node: fx.Node, argument: int, index: int, dim: Dim) -> None:
+    def constant(self, node: fx.Node, argument: int, index: int | None, dim: Dim) -> None:
         """This integer of the graph is the size of a dimension that may be sliced."""
         if dim is not None:
             self.constants.append(Constant(node, argument, index, dim))

@@ -86,6 +86,7 @@ class Pas(Method):
                 "params": [self.gates.value],
                 "lr": self.gate_lr * 0.1 / math.sqrt(self.problem.steps),
                 "weight_decay": 0.0,
+                "clip": False,  # gate gradients are normalised: a norm over all groups would be theirs
             }
         ]
 
@@ -130,7 +131,7 @@ class Pas(Method):
         self._seen = seen if self._seen is None else self._seen + seen
         if not self.warmup_steps <= self.taken < self.last_move:
             return torch.zeros_like(gradient)
-        return gradient / self._scale.sqrt().clamp_min(1e-20)[self._axis].to(gradient.device)
+        return gradient / self._scale.sqrt().clamp_min(1e-20)[self._axis].to(gradient)
 
     def _update_moment(self) -> None:
         if self._seen is None:
@@ -139,6 +140,8 @@ class Pas(Method):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(seen)
             seen /= dist.get_world_size()
+        if not bool(seen.isfinite().all()):  # an overflow, whose step a gradient scaler skips
+            return
         square = seen.square().cpu()
         keep = min(self.memory, 1 - 1 / self.taken)  # a plain mean first, exponential later
         self._scale = keep * self._scale + (1 - keep) * self._mean_over_axes(square)
@@ -151,7 +154,7 @@ class Pas(Method):
     def _current_worth(self) -> Tensor:
         """log(second moment) - log(cost) of each free channel, with mean zero."""
         worth = (
-            self._second.clamp_min(1e-8 * self._second.mean()).log() - self._cost_per_axis().log().float()[self._axis]
+            self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38)).log() - self._cost_per_axis().log().float()[self._axis]
         )
         return worth - worth.mean()
 

@@ -82,11 +82,7 @@ def equivalent_kernel(block: Block) -> tuple[Tensor, Tensor]:
     weight, bias = 0, 0
     for conv, norm in block.branches:
         scale, shift = _affine(norm)
-        pads = [
-            p
-            for big, small in zip(reversed(size), reversed(conv.kernel_size), strict=True)
-            for p in [(big - small) // 2] * 2
-        ]
+        pads = [p for big, small in zip(reversed(size), reversed(conv.kernel_size), strict=True) for p in [(big - small) // 2] * 2]
         weight = weight + F.pad(conv.weight * scale[:, None, None, None], pads)
         bias = bias + shift + (0 if conv.bias is None else conv.bias * scale)
     if block.identity is not None:
@@ -158,9 +154,7 @@ def _identity_kernel(block: Block) -> Tensor:
     kernel = torch.zeros_like(conv.weight)
     out, per_group = kernel.shape[:2]
     inputs = torch.arange(per_group, device=kernel.device)
-    source = (
-        block.identity.source if isinstance(block.identity, IdentityNorm) else torch.arange(out, device=kernel.device)
-    )
+    source = block.identity.source if isinstance(block.identity, IdentityNorm) else torch.arange(out, device=kernel.device)
     diagonal = (inputs == source[:, None] % per_group) & (source[:, None] >= 0)
     kernel[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = diagonal.to(kernel.dtype)
     return kernel

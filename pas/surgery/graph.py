@@ -37,6 +37,8 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     root = copy.deepcopy(small)
     modules = dict(root.named_modules())
     graph, values = fx.Graph(), {}
+    for name, tensor in dynamic.program.constants.items():
+        root.register_buffer(name, tensor.detach().clone(), persistent=False)
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
     for node in dynamic.program.graph.nodes:
         if node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
@@ -59,7 +61,11 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
                 values[node] = graph.call_function(node.target, fx.map_arg(args, load), fx.map_arg(node.kwargs, load))
     graph.lint()
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
-    return built.train(small.training)
+    built.train(small.training)
+    for path, module in built.named_modules():
+        if path in modules:  # a norm that was frozen in eval mode stays so
+            module.training = modules[path].training
+    return built
 
 
 def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
@@ -77,16 +83,15 @@ def _lift_norm(root: nn.Module, module: nn.Module, path: str) -> None:
         norm.register_parameter(name, getattr(module, name))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         norm.register_buffer(name, getattr(module, name))
-    root.set_submodule(path, norm)
+    for name, child in module.named_children():  # the graph may call its activation by name
+        norm.add_module(name, child)
+    root.set_submodule(path, norm.train(module.training))
 
 
 def _rewrite(node: fx.Node, position: int, argument: object, constants: dict) -> object:
     if not isinstance(argument, (list, tuple)):
-        return argument
-    return [
-        constants.get((node, position, i), value) if isinstance(value, int) else value
-        for i, value in enumerate(argument)
-    ]
+        return constants.get((node, position, None), argument)
+    return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]
 
 
 def _load(graph: fx.Graph, values: dict, node: fx.Node, signature: Signature) -> fx.Node:

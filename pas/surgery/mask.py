@@ -28,9 +28,7 @@ def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> 
         for reader in readers(model, signature):
             weight = parameters[reader.parameter]
             if weight.dim() > 1:
-                off = torch.from_numpy(np.flatnonzero(~rows(reader.table, keep, weight.shape[reader.dim]))).to(
-                    weight.device
-                )
+                off = torch.from_numpy(np.flatnonzero(~rows(reader.table, keep, weight.shape[reader.dim]))).to(weight.device)
                 weight.index_fill_(reader.dim, off, 0)
     for path, item in typed_blocks(model, signature).items():
         if item.block.identity is not None and item.reads is not None:

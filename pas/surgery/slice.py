@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pas.architecture import Architecture
 from pas.axes.capture import as_arguments
@@ -14,7 +15,7 @@ from pas.axes.signature import Signature, rows
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
 from pas.surgery.fuse import fuse
 from pas.surgery.graph import rebuild
-from pas.surgery.mask import rewired
+from pas.surgery.mask import mask, rewired
 
 
 def slice(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
@@ -29,12 +30,14 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     """
     keep = signature.mask(architecture)
     small = _cut(model, signature, keep)
+    if keep.all():
+        return small
     stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
-    if not stale:
+    if not stale and _same(mask(model, signature, architecture), small, signature, keep):
         return small
     plain = fuse(model)
     graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
-    return small if _same(small, graph, signature) else graph
+    return small if stale and _same(graph, small, signature, keep) else graph
 
 
 def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
@@ -53,7 +56,8 @@ def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
             dims = signature.dims.get(signature.program.tied.get(full, full))
             if tensor is not None and dims is not None and any(dim is not None for dim in dims):
                 _take(module, name, [rows(dim, keep, size) for dim, size in zip(dims, tensor.shape, strict=True)], done)
-        group = signature.groups.get(f"{path}.weight" if path else "weight")
+        weight = f"{path}.weight" if path else "weight"
+        group = signature.groups.get(signature.program.tied.get(weight, weight))
         _resize(module, None if group is None else int(rows(group, keep, 0).sum()))
     return model
 
@@ -118,22 +122,39 @@ def _resize(module: nn.Module, groups: int | None) -> None:
         module.num_parameters = len(module.weight)
 
 
-def _same(small: nn.Module, graph: nn.Module, signature: Signature) -> bool:
-    """Does the network's own code, run on the sliced modules, still compute what the rewritten graph computes?"""
-    parameter = next(small.parameters())
+def _same(full: nn.Module, small: nn.Module, signature: Signature, keep: np.ndarray) -> bool:
+    """Does the network's own code, run on the sliced modules, still compute what `full` computes?
 
-    def run(model: nn.Module) -> Tensor | None:
-        args, kwargs = as_arguments(signature.example)
-        cast = lambda v: v.to(parameter) if isinstance(v, Tensor) and v.is_floating_point() else v  # noqa: E731
-        model = copy.deepcopy(model).eval()
+    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32. A network without values
+    (on the meta device) can't be asked, nor one whose dropped axes are not exact.
+    """
+    parameter = next(full.parameters())
+    dropped = [axis for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all()]
+    if parameter.is_meta or not all(axis.exact for axis in dropped):
+        return True
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        if not value.is_floating_point():
+            return value.to(parameter.device)
+        return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(parameter.device, dtype)
+
+    args, kwargs = as_arguments(signature.example)
+    args, kwargs = tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
+
+    def run(network: nn.Module) -> list[Tensor] | None:
+        network = copy.deepcopy(network).to(dtype).eval()
         try:
             with torch.no_grad():
-                return model(*map(cast, args), **{k: cast(v) for k, v in kwargs.items()})
+                return [leaf for leaf in tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # stale sizes in the code
             return None
 
-    ours, theirs = run(small), run(graph)
-    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor) or ours.shape != theirs.shape:
+    expected, found = run(full), run(small)
+    if expected is None or found is None or [t.shape for t in expected] != [t.shape for t in found]:
         return False
-    tolerance = 50 * torch.finfo(ours.dtype).eps ** 0.75
-    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max())
+    tolerance = 50 * torch.finfo(dtype).eps ** 0.75
+    return all(bool((a - b).abs().max() <= tolerance * a.abs().max()) for a, b in zip(expected, found, strict=True))

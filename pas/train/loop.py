@@ -84,7 +84,7 @@ def fit(
     model.to(device, memory_format=layout).train()
     optimizer = make_optimizer(groups, recipe)
     schedule = make_schedule(optimizer, recipe, steps=total, steps_per_epoch=len(loader) / recipe.accumulate)
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
     ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     meter = Meter(device)
 
@@ -119,7 +119,7 @@ def fit(
                     objective.backward()
                 meter.add(value, hits, len(y))
             if recipe.clip_grad:
-                nn.utils.clip_grad_norm_(trained, recipe.clip_grad)
+                nn.utils.clip_grad_norm_(clipped, recipe.clip_grad)
             rate = optimizer.param_groups[0]["lr"]
             optimizer.step()
             optimizer.zero_grad()
