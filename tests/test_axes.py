@@ -299,3 +299,25 @@ def test_more_of_the_families(name: str) -> None:
     architecture = halves(signature, np.random.default_rng(0))
     small = pas.slice(model, signature, architecture)
     assert error(run(pas.mask(model, signature, architecture), x), run(small, x)) < 1e-10
+
+
+def test_keyword_inputs_keep_their_places() -> None:
+    """The example names them in another order than the network does; by position they still mean the same."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            h = self.a(left + 2 * right).relu()
+            return self.fc((h * h.shape[1] ** -0.5).mean((2, 3)))
+
+    model, left, right = Two().double().eval(), torch.randn(2, 3, 8, 8).double(), torch.randn(2, 3, 8, 8).double()
+    signature = pas.signature(model, {"right": right, "left": left})
+    small = pas.slice(model, signature, signature.dense().keep("a", [0, 5, 7]))
+    assert isinstance(small, torch.fx.GraphModule)
+    masked = pas.mask(model, signature, signature.dense().keep("a", [0, 5, 7]))
+    with torch.no_grad():
+        assert error(masked(left, right), small(left, right)) < 1e-12
+        assert error(masked(left, right), small(right=right, left=left)) < 1e-12

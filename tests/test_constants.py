@@ -19,7 +19,9 @@ def signature_of(name: str) -> pas.search.Signature:
     ("name", "gmacs", "mparams"),
     [
         ("repvgg_a0", 1.361, 8.31), ("repvgg_a1", 2.364, 12.79), ("repvgg_a2", 5.117, 25.50), ("repvgg_b0", 3.058, 14.34),
-        ("repvgg_b1", 11.815, 51.83), ("repvgg_b1g4", 7.31, 36.13), ("repvgg_b2", 18.38, 80.32), ("repvgg_b3", 26.21, 110.96),
+        ("repvgg_b1", 11.815, 51.83), ("repvgg_b1g4", 7.31, 36.13), ("repvgg_b2", 18.38, 80.32), ("repvgg_b2g4", 11.33, 55.78),
+        ("repvgg_b3", 26.21, 110.96),
+        ("repvgg_b3g4", 16.06, 75.63),
         ("mobileone_s0", 0.2751, 2.0785), ("mobileone_s1", 0.8251, 4.7648), ("mobileone_s4", 2.9793, 14.8384),
         ("mobilenetv2_100", 0.3008, 3.5049),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import torch
 from torch import fx, nn
@@ -40,12 +41,13 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     for name, tensor in dynamic.program.constants.items():
         root.register_buffer(name, tensor.detach().clone(), persistent=False)
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
+    names = list(inspect.signature(model.forward).parameters)  # an example of keywords may have another order
+    for node in sorted(dynamic.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
+        values[node] = graph.placeholder(node.name)
     for node in dynamic.program.graph.nodes:
-        if node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
+        if node in values or node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
             continue
-        if node.op == "placeholder":
-            values[node] = graph.placeholder(node.name)
-        elif node.op == "output":
+        if node.op == "output":
             results = tuple(values[out] for out in dynamic.program.outputs)
             graph.output(results[0] if len(results) == 1 else results)
         else:
