@@ -21,7 +21,8 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
 
 {groups}
 
-  KEY=VALUE sets any value: budget.macs=0.3  budget.params="2 M"  seed=1  train.search.epochs=4  options.round_to=8
+  KEY=VALUE sets any value: budget.macs=0.3  seed=1  train.search.epochs=4  options.round_to=8
+  budget=params budget.params="2 M"  sets parameters instead of MACs; with budget.macs beside it, both hold
   -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
   --cfg job       show the configuration instead of running it
   --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster

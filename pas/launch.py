@@ -27,7 +27,10 @@ def launch(arguments: Sequence[str]) -> int:
 
     Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2.
     """
-    options = get_args_parser().parse_args(list(arguments))
+    parser = get_args_parser()
+    options, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise PasError(f"{unknown[0]}: there is no such option; settings are KEY=VALUE, and `pas search --help` lists the options")
     if options.multirun and options.cfg:
         raise PasError("--cfg shows one configuration: leave out -m")
     overrides = list(options.overrides)

@@ -57,6 +57,8 @@ class Search:
         round_to: int = 1,
         **options: float,
     ) -> None:
+        if not isinstance(budget, Budget):
+            raise PasError(f"budget={budget!r}: write budget=pas.Budget(macs=0.5)")
         if method not in METHODS:
             raise PasError(f"no method {method!r}; there are {', '.join(METHODS)}")
         unknown = [name for name in options if name not in DEFAULTS[method]]

@@ -97,6 +97,7 @@ def test_help_and_refusals_do_not_wait_for_torch(tmp_path: Path):
         (["inspect", "mobilenetv2_1000"], "no model is called 'mobilenetv2_1000': did you mean mobilenetv2_100"),
         (["evaluate", "nowhere", "--data", "digits"], "no bundle at nowhere"),
         (["report", "nowhere"], "no folder nowhere"),
+        (["search", "--lamda", "1"], "--lamda: there is no such option"),
     ],
 )
 def test_refused_in_one_line(arguments: list[str], words: str, tmp_path: Path):

@@ -85,8 +85,9 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
         line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
         raise PasError(
-            f"{type(model).__name__} can't be captured by torch.export: {type(error).__name__}: {line.strip()}. Data-dependent "
-            "Python control flow in forward() is the usual reason; try torch.export.export(model, example, strict=False) alone."
+            f"{type(model).__name__} can't be captured by torch.export: {type(error).__name__}: {line.strip()}. "
+            "Data-dependent Python control flow in forward() is the usual reason, an example that doesn't fit the model another; "
+            "try model(example), then torch.export.export(model, (example,), strict=False)."
         ) from error
     finally:
         for module, mode in modes:
