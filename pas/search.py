@@ -109,17 +109,21 @@ class Search:
         """To be called after every step of the optimiser: masks, multiplier, revival, whatever the method needs."""
         self.method.step()
 
+    def _landed(self) -> np.ndarray:
+        """The channels that an export would keep now, booleans over all channels."""
+        return land(self.widths, self.method.scores(), self.limits.load)
+
     @property
     def architecture(self) -> Architecture:
         """What an export would keep now: the gates nearest to their threshold closed or reopened until the budget
         holds.
         """
-        return self.signature.architecture(land(self.widths, self.method.scores(), self.limits.load))
+        return self.signature.architecture(self._landed())
 
     def settled(self) -> nn.Module:
         """A copy of the backbone as the gates left it: what a dropped channel did to running statistics is undone."""
         backbone = copy.deepcopy(self.backbone)
-        _settle(backbone, self.signature, land(self.widths, self.method.scores(), self.limits.load))
+        _settle(backbone, self.signature, self._landed())
         return backbone
 
     def slice(self) -> nn.Module:
@@ -134,7 +138,7 @@ class Search:
         """What the search has reached: per limit the target, what an export would cost, the dense cost; widths; moved
         gates.
         """
-        mask = land(self.widths, self.method.scores(), self.limits.load)
+        mask = self._landed()
         now = self.method.open()
         return {
             "budget": [
@@ -157,7 +161,7 @@ class Search:
         """How far the search is: open channels, and per limit the cost of the open channels and that of an export
         now.
         """
-        now, landed = self.method.open(), land(self.widths, self.method.scores(), self.limits.load)
+        now, landed = self.method.open(), self._landed()
         found: dict[str, float] = {"open": int(now[self.method.problem.free].sum())}
         for limit in self.limits.each:
             found[limit.kind] = limit.cost.at(now)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -82,25 +84,13 @@ def prepare(setting: Setting) -> Parent:
     with open_folder(Path(config.paths.runs) / dense_key(config)) as shared:
         weights, about = shared.folder / "model.safetensors", shared.folder / "dense.json"
         if not about.exists():
-            fitted = fit(
-                network,
-                setting.loader("train", recipe.batch_size, train=True),
-                recipe,
-                loss=classification.loss(recipe, setting.data.num_classes),
-                groups=weight_groups(network, recipe.weight_decay),
-                stage="dense",
-                device=setting.device,
-                log=shared.log,
-                checkpoint=setting.checkpoint(shared, "dense"),
-                progress=setting.console,
-            )
-            trained = network if fitted.ema is None else fitted.ema
+            trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
             top1 = setting.top1(trained, recipe.precision)
             if shared.writes:
                 save_file(
                     {name: tensor.cpu().contiguous().clone() for name, tensor in trained.state_dict().items()}, weights
                 )
-            shared.write_json("dense.json", {"top1": top1, "seconds": fitted.seconds})
+            shared.write_json("dense.json", {"top1": top1, "seconds": seconds})
         network.load_state_dict(load_file(weights))
         return Parent(network, **json.loads(about.read_text()))
 
@@ -159,19 +149,27 @@ def finetune(setting: Setting, small: nn.Module) -> tuple[nn.Module, float]:
     """Train the sliced network in its training form; it (or its running average), and the seconds that it took."""
     recipe = _recipe(setting.config.train.finetune)
     random_seed(setting.config.seed)
+    tracker = setting.tracker
+    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log)
+
+
+def _train(
+    setting: Setting, network: nn.Module, recipe: Recipe, stage: str, run: Run, log: Callable[[dict[str, Any]], None]
+) -> tuple[nn.Module, float]:
+    """A training without a search: the network (or its running average), and the seconds that it took."""
     fitted = fit(
-        small,
+        network,
         setting.loader("train", recipe.batch_size, train=True),
         recipe,
         loss=classification.loss(recipe, setting.data.num_classes),
-        groups=weight_groups(small, recipe.weight_decay),
-        stage="finetune",
+        groups=weight_groups(network, recipe.weight_decay),
+        stage=stage,
         device=setting.device,
-        log=setting.tracker.log,
-        checkpoint=setting.checkpoint(setting.tracker.run, "finetune"),
+        log=log,
+        checkpoint=setting.checkpoint(run, stage),
         progress=setting.console,
     )
-    return small if fitted.ema is None else fitted.ema, fitted.seconds
+    return network if fitted.ema is None else fitted.ema, fitted.seconds
 
 
 def _recipe(stage: RecipeConfig) -> Recipe:
