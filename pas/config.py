@@ -19,6 +19,9 @@ from pas.errors import PasError
 
 # Options of methods that are shares; all others only have to be finite and not negative.
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
+# Options of methods that are words.
+CHOICES = {"criterion": ("magnitude", "l1")}
+SPLITS = ("val", "test")
 
 
 def _rule(holds: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
@@ -60,12 +63,16 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """`root`: null means the environment's PAS_DATA. `subset`: so many training images. Sizes are in pixels."""
+    """`root`: null means the environment's PAS_DATA. `subset`: so many training images. Sizes are in pixels.
+
+    `split`: what results are measured on: `val`, cut from the training images, while one chooses; `test` at the very end.
+    """
 
     name: str = field(metadata=TEXT)
     root: str | None = None
     image_size: int | None = field(default=None, metadata=_or_none(_at_least(4)))
     val_fraction: float = field(metadata=BELOW_ONE)
+    split: str = field(default="test", metadata=_one_of(*SPLITS))
     subset: int | None = field(default=None, metadata=_or_none(_at_least(1)))
     crop_padding: int = field(metadata=_at_least(0))
     flip: bool
@@ -73,11 +80,23 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
-class MethodConfig:
-    """`options` are the method's own; its file in `conf/method` lists them all with their defaults."""
+class SourceConfig:
+    """A method whose widths another one takes over."""
 
     name: str = field(metadata=TEXT)
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class MethodConfig:
+    """`options` are the method's own; its file in `conf/method` lists them all with their defaults.
+
+    `source`: of a control such as `random`, the method whose run under the same settings gives the widths.
+    """
+
+    name: str = field(metadata=TEXT)
+    options: dict[str, Any] = field(default_factory=dict)
+    source: SourceConfig | None = None
 
 
 @dataclass(kw_only=True)
@@ -119,6 +138,13 @@ class RecipeConfig:
     ema: float = field(default=0.0, metadata=BELOW_ONE)
     clip_grad: float = field(default=0.0, metadata=_at_least(0))
     accumulate: int = field(default=1, metadata=_at_least(1))
+    milestones: list[float] = field(
+        default_factory=lambda: [0.5, 0.75],
+        metadata=_rule(lambda v: all(0 < x < 1 for x in v) and sorted(v) == list(v), "rising shares of the steps between 0 and 1"),
+    )
+    decay_norms: bool = False
+    distill: float = field(default=0.0, metadata=_rule(lambda v: 0 <= v <= 1, "a number from 0 to 1"))
+    temperature: float = field(default=4.0, metadata=ABOVE_ZERO)
     precision: str = field(default="${hardware.precision}", metadata=_one_of("fp32", "bf16"))
     channels_last: bool = "${hardware.channels_last}"  # type: ignore[assignment]
     compile: bool = "${hardware.compile}"  # type: ignore[assignment]
@@ -135,11 +161,15 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class OptionsConfig:
-    """`keep`: patterns of axes or modules left whole. Widths are never below `min_width` and are multiples of `round_to`."""
+    """`keep`: patterns of axes or modules left whole. Widths are never below `min_width` and are multiples of `round_to`.
+
+    `start`: an architecture.json, a run's folder or a bundle whose channels the search starts from.
+    """
 
     keep: list[str] = field(default_factory=list)
     min_width: int = field(metadata=_at_least(1))
     round_to: int = field(metadata=_at_least(1))
+    start: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -208,11 +238,15 @@ class Config:
         for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):
             if recipe.epochs < 1:
                 raise PasError(f"train.{stage}.epochs={recipe.epochs}: must be a number of at least 1")
-        for name, value in self.method.options.items():
-            high = 1 if name in SHARES else math.inf
-            if not 0 <= value <= high or value == math.inf:
-                allowed = "a number from 0 to 1" if name in SHARES else "a number of at least 0"
-                raise PasError(f"method.options.{name}={value}: must be {allowed}")
+        self.method.options = _checked_options(self.method.options, "method.options")
+        if self.method.source is not None:
+            self.method.source.options = _checked_options(self.method.source.options, "method.source.options")
+            if self.options.start is not None:
+                raise PasError(f"options.start: method={self.method.name} takes its widths from method.source; use method=given")
+        if self.data.split == "val" and not self.data.val_fraction:
+            raise PasError("data.split=val: needs data.val_fraction above 0")
+        if self.train.dense.distill:
+            raise PasError("train.dense.distill: the dense parent has no teacher; set it for train.search or train.finetune")
 
 
 def _check(node: Any, path: str) -> None:
@@ -224,13 +258,31 @@ def _check(node: Any, path: str) -> None:
             raise PasError(f"{path}{one.name}={value}: must be {one.metadata['allowed']}")
 
 
+def _checked_options(options: dict[str, Any], path: str) -> dict[str, Any]:
+    """The options of a method, numbers as floats: 1 and 1.0 make the same run."""
+    checked = {}
+    for name, value in options.items():
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise PasError(f"{path}.{name}={value}: must be one of {', '.join(CHOICES[name])}")
+            checked[name] = value
+            continue
+        high = 1 if name in SHARES else math.inf
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value <= high or value == math.inf:
+            allowed = "a number from 0 to 1" if name in SHARES else "a number of at least 0"
+            raise PasError(f"{path}.{name}={value}: must be {allowed}")
+        checked[name] = float(value)
+    return checked
+
+
 def run_key(config: Config) -> str:
     """The name of a run's folder: model, data, method, budget, seed, and eight hex digits over everything that changes its result.
 
     Where data and weights lie, the folder of the runs, the tracker and the hardware are left out; no clock is involved.
     """
     limits = (f"{kind}{amount}" for kind, amount in asdict(config.budget).items() if amount is not None)
-    return _key(config, [config.method.name, *limits], _identity(config))
+    return _key(config, [method_label(config), *limits], _identity(config))
 
 
 def dense_key(config: Config) -> str:
@@ -238,6 +290,12 @@ def dense_key(config: Config) -> str:
     whole = _identity(config)
     shared = {name: whole[name] for name in ("model", "data", "task", "seed")} | {"dense": whole["train"]["dense"]}
     return _key(config, ["dense"], shared)
+
+
+def method_label(config: Config) -> str:
+    """The method and, of a control, whose widths it takes: "pas", "random-pas"."""
+    source = config.method.source
+    return config.method.name if source is None else f"{config.method.name}-{source.name}"
 
 
 def variant(config: Config) -> str:
@@ -251,7 +309,21 @@ def _identity(config: Config) -> dict[str, Any]:
     whole["data"].pop("root")
     if config.model.weights is not None:
         whole["model"]["weights"] = Path(config.model.weights).name
+    if config.options.start is not None:  # what it holds, not where it lies
+        whole["options"]["start"] = _digest(Path(config.options.start))
     return whole
+
+
+def architecture_file(path: Path) -> Path:
+    """The file that holds the architecture of a run's folder, of a bundle, or the file itself. Raises PasError when there is none."""
+    file = path / "architecture.json" if path.is_dir() else path
+    if not file.is_file():
+        raise PasError(f"{path}: there is no architecture here; give an architecture.json, a run's folder or a bundle")
+    return file
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(architecture_file(path).read_bytes()).hexdigest()[:8]
 
 
 def _key(config: Config, parts: list[str], identity: dict[str, Any]) -> str:

@@ -7,16 +7,18 @@ norms while the weights settle; fusing comes after it.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from timm.utils import random_seed
 from torch import Tensor, nn
 
 from pas import onnx
 from pas.architecture import Architecture
-from pas.config import Config, variant
+from pas.config import Config, MethodConfig, architecture_file, method_label, variant
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import load
@@ -26,9 +28,9 @@ from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
 from pas.report import figures
-from pas.runs import open_run
+from pas.runs import open_run, run_folder
 from pas.search import Search
-from pas.stages import Parent, Setting, find, finetune, prepare
+from pas.stages import Parent, Setting, find, finetune, last_recipe, make, prepare
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
@@ -45,6 +47,7 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
         done = this.finished()
         if done is not None:
             return done
+        start = _start(config, console)
         if config.hardware.threads:
             torch.set_num_threads(config.hardware.threads)
         chosen = config.data
@@ -57,24 +60,37 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
         )
         with track(this, config) as tracker:
             device = _device(config.hardware.device)
-            result = _steps(Setting(config, tracker, data, device, console or Console(stderr=True)))
+            result = _steps(Setting(config, tracker, data, device, console or Console(stderr=True)), start)
             this.write_json("result.json", result)
             tracker.finish(result)
         return result
 
 
-def _steps(setting: Setting) -> dict[str, Any]:
+def _start(config: Config, console: Console | None) -> Architecture | None:
+    """The architecture that the search starts from: of a file, or of another method's run, which is made first if need be."""
+    source = config.method.source
+    if source is not None:
+        other = replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
+        run(other, console)
+        return Architecture.from_json(architecture_file(run_folder(other)).read_text(encoding="utf-8"))
+    if config.options.start is not None:
+        return Architecture.from_json(architecture_file(Path(config.options.start)).read_text(encoding="utf-8"))
+    return None
+
+
+def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     config, this = setting.config, setting.tracker.run
     parent = prepare(setting)
-    search, searched_for = find(setting, parent.network)
+    search, searched_for = find(setting, parent.network, start)
     architecture = search.architecture
     this.write_text("architecture.json", architecture.to_json())
-    backbone = search.settled()
+    backbone = search.settled() if search.method.inherits else _fresh(setting)
     small = slice(backbone, search.signature, architecture)
     masked = mask(backbone, search.signature, architecture)
     images = _images(setting)
     exactness = {"mask_slice": _error(masked, small, images)}
-    small, tuned_for = finetune(setting, small)
+    recipe = last_recipe(config, search)
+    small, tuned_for = finetune(setting, small, recipe, parent.network)
     wide = copy.deepcopy(small).cpu().double()
     exactness["slice_fuse"] = _error(wide, fuse(wide), images)
     plain = fuse(small)
@@ -83,6 +99,8 @@ def _steps(setting: Setting) -> dict[str, Any]:
     seconds = {"prepare": parent.seconds, "search": searched_for, "finetune": tuned_for}
     times = _latencies(setting, fuse(parent.network).cpu(), plain)
     result = _result(setting, search, architecture, parent, top1, times, seconds)
+    searched = config.train.search.epochs if search.method.learns else 0
+    result["epochs"] = {"dense": config.train.dense.epochs, "search": searched, "finetune": recipe.epochs}
     result["exactness"] = {**exactness, "fuse_onnx": None}
     if this.writes:
         _publish(setting, plain, architecture, images, result)
@@ -90,6 +108,12 @@ def _steps(setting: Setting) -> dict[str, Any]:
         names, dense = [axis.name for axis in axes], [axis.size for axis in axes]
         figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
     return result
+
+
+def _fresh(setting: Setting) -> nn.Module:
+    """The dense network with weights of its own, drawn anew."""
+    random_seed(setting.config.seed)
+    return make(setting.config, setting.data, fresh=True).to(setting.device)
 
 
 def _result(
@@ -109,10 +133,11 @@ def _result(
         "run_key": setting.tracker.run.key,
         "model": config.model.entry or config.model.name,
         "data": config.data.name,
-        "method": config.method.name,
+        "split": config.data.split,
+        "method": method_label(config),
         "seed": config.seed,
         "variant": variant(config),
-        "budget": {name: limit[name] for name in ("kind", "target", "achieved", "dense")},
+        "budget": {name: limit[name] for name in ("kind", "target", "achieved", "dense", "open")},
         "dense": {
             "top1": parent.top1,
             "params": params(signature, dense),

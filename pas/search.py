@@ -18,8 +18,9 @@ from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Axis, Signature, rows
 from pas.budget import Budget, limits
+from pas.criteria import Batch, Loss
 from pas.errors import PasError
-from pas.methods import DEFAULTS, METHODS, Problem
+from pas.methods import DEFAULTS, METHODS, Option, Problem
 from pas.surgery.forms import flat_input, signature, typed_blocks
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
@@ -35,7 +36,7 @@ class Search:
     >>> small = search.export()
 
     `example`: a tensor (N, ...), a tuple of inputs or a dict of keyword inputs. `steps`: optimiser steps of the search.
-    `keep`: patterns of axes, or of modules whose axes stay whole (their name, or the start of a parameter's path, with
+    `start`: an architecture to start from: its channels are open at first and preferred. `keep`: patterns of axes, or of modules whose axes stay whole (their name, or the start of a parameter's path, with
     * and ?). `min_width`: no axis falls below so many channels. `round_to`: widths are multiples of this (or the full
     width). Other options are the method's own (`pas.methods.DEFAULTS`). The network handed in is left as it is: the
     search trains a copy.
@@ -55,7 +56,8 @@ class Search:
         keep: Iterable[str] = (),
         min_width: int = 1,
         round_to: int = 1,
-        **options: float,
+        start: Architecture | None = None,
+        **options: Option,
     ) -> None:
         if not isinstance(budget, Budget):
             raise PasError(f"budget={budget!r}: write budget=pas.Budget(macs=0.5)")
@@ -79,7 +81,8 @@ class Search:
         )
         self.limits = limits(budget, self.signature, lowest)
         self.method = METHODS[method](
-            Problem(self.signature, self.limits, self.widths, steps), **{**DEFAULTS[method], **options}
+            Problem(self.signature, self.limits, self.widths, steps, None if start is None else self.signature.mask(start)),
+            **{**DEFAULTS[method], **options},  # type: ignore[arg-type]
         )
         self.model = self.method.wrap(copy.deepcopy(model))
         self.model.to(next(model.parameters()).device)
@@ -89,17 +92,25 @@ class Search:
         """The network inside, with the weights as trained so far and all channels present."""
         return self.model.backbone
 
-    def param_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups for any torch optimiser: weights that decay, norms and biases that don't, and the method's own
-        parameters.
+    def param_groups(self, lr: float, weight_decay: float, *, decay_norms: bool = False) -> list[dict[str, Any]]:
+        """Groups for any torch optimiser: weights that decay, norms and biases that don't (unless `decay_norms`), and the
+        method's own parameters.
         """
-        own = {id(p) for group in self.method.groups() for p in group["params"]} | {id(self.method.gates.value)}
+        groups = self.method.groups(lr, weight_decay)
+        own = {id(p) for group in groups for p in group["params"]} | {id(self.method.gates.value)}
         trained = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
         return [
             {"params": [p for p in trained if p.dim() > 1], "lr": lr, "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.dim() <= 1], "lr": lr, "weight_decay": 0.0},
-            *self.method.groups(),
+            {"params": [p for p in trained if p.dim() <= 1], "lr": lr, "weight_decay": weight_decay * decay_norms},
+            *groups,
         ]
+
+    def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
+        """Show data to a method that decides from data before the first step (`taylor`); the others ignore it.
+
+        `batches`: pairs (x, y) as in training. `loss`: (network, x, y) -> mean loss.
+        """
+        self.method.calibrate(batches, loss)
 
     def penalty(self) -> Tensor:
         """To be added to the loss."""
@@ -111,7 +122,18 @@ class Search:
 
     def _landed(self) -> np.ndarray:
         """The channels that an export would keep now, booleans over all channels."""
+        if not self.method.lands:
+            return self._legal(self.method.open())
         return land(self.widths, self.method.scores(), self.limits.load)
+
+    def _legal(self, mask: np.ndarray) -> np.ndarray:
+        """The mask with the best channel of every axis that would have none."""
+        mask = mask.copy()
+        for axis in self.widths.axes:
+            part = np.s_[axis.start : axis.start + axis.size]
+            if not mask[part].any():
+                mask[axis.start + int(np.argmax(self.method.scores()[part]))] = True
+        return mask
 
     @property
     def architecture(self) -> Architecture:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ from timm.utils import random_seed
 from torch import Tensor, nn
 
 from pas import models
+from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig, dense_key
 from pas.data import Augment, Data, Loader, make_loader
 from pas.runs import Run, open_folder
 from pas.search import Search
+from pas.surgery.fuse import fuse
 from pas.tasks import classification
 from pas.tracking import Tracker
 from pas.train.checkpoint import Checkpoint
-from pas.train.loop import fit
+from pas.train.loop import Loss, fit
 from pas.train.recipe import Recipe, weight_groups
 
 EVALUATION_BATCH = 500
@@ -47,8 +50,8 @@ class Setting:
         return make_loader(self.data, images, batch_size=batch_size, train=train, augment=augment, **common)
 
     def top1(self, network: nn.Module, precision: str) -> float:
-        """Top-1 on the test split, in percent."""
-        loader = self.loader("test", EVALUATION_BATCH, train=False)
+        """Top-1 on the split that results are measured on, in percent."""
+        loader = self.loader(self.config.data.split, EVALUATION_BATCH, train=False)
         return classification.evaluate(network, loader, device=self.device, precision=precision).top1
 
     def checkpoint(self, run: Run, stage: str) -> Checkpoint:
@@ -62,8 +65,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Parent:
-    """The dense network with its weights, its top-1 on the test split in percent, and the seconds that its training
-    took.
+    """The dense network with its weights, its top-1 in percent on the split that results are measured on, and the seconds
+    that its training took.
     """
 
     network: nn.Module
@@ -95,20 +98,23 @@ def prepare(setting: Setting) -> Parent:
         return Parent(network, **json.loads(about.read_text()))
 
 
-def make(config: Config, data: Data) -> nn.Module:
-    """The dense network of a configuration, with the weights that it names."""
+def make(config: Config, data: Data, *, fresh: bool = False) -> nn.Module:
+    """The dense network of a configuration, with the weights that it names, or without any (`fresh`)."""
     model, shape = config.model, {"num_classes": data.num_classes, "in_chans": data.channels}
     if model.entry is not None:
         network = models.from_entry(model.entry, {**shape, **model.args})
     else:
-        network = models.create(model.name, pretrained=model.pretrained, args=model.args, **shape)
-    if model.weights is not None:
+        network = models.create(model.name, pretrained=model.pretrained and not fresh, args=model.args, **shape)
+    if model.weights is not None and not fresh:
         models.load_weights(network, model.weights)
     return network
 
 
-def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
-    """Search under the budget, starting from the parent's weights; the search, and the seconds that it took."""
+def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tuple[Search, float]:
+    """Search under the budget from the parent's weights, and from `start` if given; the search, and the seconds that it took.
+
+    A method that decides before the first step has no steps here: its share of the epochs is spent on the fine-tuning.
+    """
     config = setting.config
     recipe = _recipe(config.train.search)
     loader = setting.loader("train", recipe.batch_size, train=True)
@@ -124,14 +130,19 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
         keep=config.options.keep,
         min_width=config.options.min_width,
         round_to=config.options.round_to,
+        start=start,
         **config.method.options,
     )
+    began = time.monotonic()
+    search.calibrate(setting.loader("train", recipe.batch_size, train=True).epoch(0), _plain_loss)
+    if not search.method.learns:
+        return search, time.monotonic() - began
     fitted = fit(
         search.model,
         loader,
         recipe,
-        loss=classification.loss(recipe, setting.data.num_classes),
-        groups=search.param_groups(recipe.lr, recipe.weight_decay),
+        loss=_loss(setting, recipe, parent),
+        groups=search.param_groups(recipe.lr, recipe.weight_decay, decay_norms=recipe.decay_norms),
         stage="search",
         device=setting.device,
         extra_loss=search.penalty,
@@ -145,24 +156,44 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
     return search, fitted.seconds
 
 
-def finetune(setting: Setting, small: nn.Module) -> tuple[nn.Module, float]:
+def finetune(setting: Setting, small: nn.Module, recipe: Recipe, parent: nn.Module) -> tuple[nn.Module, float]:
     """Train the sliced network in its training form; it (or its running average), and the seconds that it took."""
-    recipe = _recipe(setting.config.train.finetune)
     random_seed(setting.config.seed)
     tracker = setting.tracker
-    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log)
+    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent)
+
+
+def last_recipe(config: Config, search: Search) -> Recipe:
+    """How the sliced network is trained, so that all methods see equally many epochs.
+
+    A method without steps of its own fine-tunes for the search's epochs, too. A network from scratch is trained by the dense
+    parent's recipe for the epochs of all three stages.
+    """
+    train = config.train
+    recipe = _recipe(train.finetune)
+    if search.method.learns:
+        return recipe
+    if search.method.inherits:
+        return replace(recipe, epochs=train.search.epochs + recipe.epochs)
+    return replace(_recipe(train.dense), epochs=train.dense.epochs + train.search.epochs + recipe.epochs, distill=recipe.distill)
 
 
 def _train(
-    setting: Setting, network: nn.Module, recipe: Recipe, stage: str, run: Run, log: Callable[[dict[str, Any]], None]
+    setting: Setting,
+    network: nn.Module,
+    recipe: Recipe,
+    stage: str,
+    run: Run,
+    log: Callable[[dict[str, Any]], None],
+    parent: nn.Module | None = None,
 ) -> tuple[nn.Module, float]:
     """A training without a search: the network (or its running average), and the seconds that it took."""
     fitted = fit(
         network,
         setting.loader("train", recipe.batch_size, train=True),
         recipe,
-        loss=classification.loss(recipe, setting.data.num_classes),
-        groups=weight_groups(network, recipe.weight_decay),
+        loss=_loss(setting, recipe, parent),
+        groups=weight_groups(network, recipe.weight_decay, decay_norms=recipe.decay_norms),
         stage=stage,
         device=setting.device,
         log=log,
@@ -172,5 +203,17 @@ def _train(
     return network if fitted.ema is None else fitted.ema, fitted.seconds
 
 
+def _loss(setting: Setting, recipe: Recipe, parent: nn.Module | None) -> Loss:
+    """The task's loss; when it distils, from the dense parent."""
+    teacher = None
+    if recipe.distill and parent is not None:
+        teacher = fuse(parent).to(setting.device).eval().requires_grad_(False)
+    return classification.loss(recipe, setting.data.num_classes, teacher)
+
+
+def _plain_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(model(x).float(), y)
+
+
 def _recipe(stage: RecipeConfig) -> Recipe:
-    return Recipe(**vars(stage))
+    return Recipe(**{**vars(stage), "milestones": tuple(stage.milestones)})

@@ -28,13 +28,21 @@ class Cost:
     dimensions: int
     coefficients: Tensor  # (T,) float64
     factors: Tensor  # (T, m) dimensions multiplied in each term; the last dimension counts 1
+    makes: Tensor  # (T,) the dimension whose channels a term makes, the first of its factors; -1 where these are no axis
 
-    def __call__(self, gates: Tensor) -> Tensor:
-        """The cost under a vector of 0/1 values over all channels (position 0 must be 1), in float64."""
+    def __call__(self, gates: Tensor, *, both_sides: bool = True) -> Tensor:
+        """The cost under a vector of 0/1 values over all channels (position 0 must be 1), in float64.
+
+        Its gradient goes to what makes a channel and to what reads it, or, without `both_sides`, only to what makes it.
+        """
         values = gates.to(torch.float64)
         counts = values.new_zeros(self.dimensions).index_add(0, self.owner, values[self.elements].prod(1))
         counts = torch.cat([counts, counts.new_ones(1)])
-        return (self.coefficients * counts[self.factors].prod(1)).sum()
+        products = counts[self.factors].prod(1)
+        if not both_sides:  # the derivative by what a term makes is the product of its other counts
+            made = counts[self.makes]
+            products = products.detach() + counts[self.factors[:, 1:]].prod(1).detach() * (made - made.detach())
+        return (self.coefficients * products).sum()
 
     def at(self, mask: np.ndarray) -> int:
         """The cost as an exact integer (float64 carries integers up to 9e15)."""
@@ -48,6 +56,7 @@ class Cost:
             self.dimensions,
             self.coefficients.to(device),
             self.factors.to(device),
+            self.makes.to(device),
         )
 
 
@@ -65,8 +74,10 @@ def build(signature: Signature, kind: str) -> Cost:
     index: dict[tuple, int] = {}
     rows: list[list[int]] = []
     coefficients: list[float] = []
+    makes: list[int] = []
     for coefficient, divisor, dims, sizes in terms:
         fixed, factors = coefficient, []
+        first = dims[0] if dims else None
         for dim, size in zip(dims, sizes, strict=True):
             if dim is None:
                 fixed *= size
@@ -78,6 +89,7 @@ def build(signature: Signature, kind: str) -> Cost:
             factors.append(index[key])
         coefficients.append(fixed / divisor)
         rows.append(factors)
+        makes.append(-1 if first is None else factors[0])
     width = max([table.shape[1] for table in tables], default=1)
     elements = np.concatenate(
         [np.pad(t, ((0, 0), (0, width - t.shape[1]))) for t in tables] or [np.zeros((0, 1), dtype=np.int64)]
@@ -88,7 +100,7 @@ def build(signature: Signature, kind: str) -> Cost:
         len(rows), longest
     )
     return Cost(torch.from_numpy(elements), torch.from_numpy(owner).long(), len(tables),
-                torch.tensor(coefficients, dtype=torch.float64), torch.from_numpy(padded))  # fmt: skip
+                torch.tensor(coefficients, dtype=torch.float64), torch.from_numpy(padded), torch.tensor(makes).long())  # fmt: skip
 
 
 def macs(signature: Signature, architecture: Architecture) -> int:

@@ -70,20 +70,35 @@ def _dot(a: Tensor, b: Tensor, dim: int) -> Tensor:
 
 
 class Gates(nn.Module):
-    """One scalar for every channel that may be dropped; `value` (n,) is the parameter, `free` (n,) its channels."""
+    """One scalar for every channel that may be dropped; `value` (n,) is the parameter, `free` (n,) its channels.
+
+    With `noise` above 0, gates in training mode are stochastic: logistic noise of that scale is added to the values before
+    they meet the threshold, so that a gate is open with probability ``sigmoid((value - 1/2) / noise)``.
+    """
 
     free: Tensor
 
-    def __init__(self, channels: int, free: np.ndarray, initial: float = 1.0) -> None:
+    def __init__(self, channels: int, free: np.ndarray, noise: float = 0.0) -> None:
         super().__init__()
         self.channels = channels
+        self.noise = noise
         self.register_buffer("free", torch.from_numpy(free))
-        self.value = nn.Parameter(torch.full((len(free),), initial))
+        self.value = nn.Parameter(torch.ones(len(free)))
 
     def forward(self) -> Tensor:
         """0/1 over all channels (channels,): those that are never dropped are 1."""
+        if not (self.noise and self.training):
+            return self.settled()
+        uniform = torch.rand_like(self.value).clamp(1e-6, 1 - 1e-6)
+        return self._everywhere(binary(self.value + self.noise * uniform.logit()))
+
+    def settled(self) -> Tensor:
+        """The same without noise."""
+        return self._everywhere(binary(self.value))
+
+    def _everywhere(self, gates: Tensor) -> Tensor:
         everything = torch.ones(self.channels, device=self.value.device, dtype=self.value.dtype)
-        return everything.index_copy(0, self.free, binary(self.value))
+        return everything.index_copy(0, self.free, gates)
 
 
 class Gated(nn.Module):

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pas.methods.base import Method, Problem
+from pas.methods.given import Given, Random, Scratch
+from pas.methods.magnitude import Magnitude
 from pas.methods.pas import Pas
+from pas.methods.pas_paper import PasPaper
+from pas.methods.taylor import Taylor
 from pas.methods.uniform import Uniform
 
-METHODS: dict[str, type[Method]] = {"pas": Pas, "uniform": Uniform}
-DEFAULTS: dict[str, dict[str, float]] = {
-    "pas": {"gate_lr": 0.1, "warmup": 0.2, "ramp": 0.3, "hold": 0.2, "memory": 0.9, "floor": 0.1, "reach": 3.0},
-    "uniform": {},
+Option = float | str
+
+METHODS: dict[str, type[Method]] = {
+    "pas": Pas,
+    "pas_paper": PasPaper,
+    "uniform": Uniform,
+    "magnitude": Magnitude,
+    "taylor": Taylor,
+    "given": Given,
+    "random": Random,
+    "scratch": Scratch,
 }
+DEFAULTS: dict[str, dict[str, Option]] = {
+    "pas": {"gate_lr": 0.1, "warmup": 0.2, "ramp": 0.3, "hold": 0.2, "memory": 0.9, "floor": 0.1, "reach": 3.0, "noise": 0.0},
+    "pas_paper": {
+        "alpha": 20.0, "initial": 1.0, "decay": 1.0, "both_sides": 0.0, "guard": 1.0, "land": 1.0, "normalise": 0.0, "multiplier": 0.0,
+        "noise": 0.0,
+    },
+    "uniform": {"criterion": "magnitude"},
+    "magnitude": {"criterion": "magnitude"},
+    "taylor": {"samples": 1024.0, "recost": 1.0},
+    "given": {},
+    "random": {},
+    "scratch": {},
+}  # fmt: skip
 """Options of each method; `conf/method/NAME.yaml` holds the same."""
 
-__all__ = ["DEFAULTS", "METHODS", "Method", "Problem"]
+__all__ = ["DEFAULTS", "METHODS", "Method", "Option", "Problem"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from pas.allocate.landing import Widths
 from pas.axes.signature import Signature
 from pas.budget import Limits
+from pas.criteria import Batch, Loss
 from pas.gates.gated import Gated, Gates
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What every method is given: the network's axes, the limits it must hold, the legal widths and the number of
-    steps.
+    """What every method is given: the network's axes, the limits it must hold, the legal widths, the number of steps, and
+    the channels that are open at the start, booleans over all channels (None: every one).
     """
 
     signature: Signature
     limits: Limits
     widths: Widths
     steps: int
+    start: np.ndarray | None = None
 
     @cached_property
     def free(self) -> np.ndarray:
@@ -38,6 +40,11 @@ class Problem:
         """The number of the axis of each free channel (n,)."""
         return np.repeat(np.arange(len(self.widths.axes)), [axis.size for axis in self.widths.axes])
 
+    @cached_property
+    def open_at_start(self) -> np.ndarray:
+        """The free channels that are open at the start, booleans (n,)."""
+        return np.ones(len(self.free), dtype=bool) if self.start is None else self.start[self.free]
+
 
 class Method(ABC):
     """A method of width search, called from anybody's training loop.
@@ -45,19 +52,34 @@ class Method(ABC):
     The order in a step is: forward of `wrap`'s module, `penalty` added to the loss, backward, the optimiser's step,
     `step`. A method may gate weights or activations (`wrap`), change gradients before the optimiser sees them (hooks on
     the parameters, set in `wrap`), correct the weights after it or re-wire masks every n steps (`step`), or decide once
-    (`wrap`).
+    (`wrap`, or `calibrate` when the decision needs data).
+
+    Attributes:
+        learns: whether anything is decided by the steps. Where it isn't, a pipeline cuts at once and spends the epochs of
+            the search on the fine-tuning.
+        inherits: whether the searched network keeps the weights of the dense one, or starts from scratch.
+        lands: whether an export moves gates until the budget's band is met.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    learns: bool = True
+    inherits: bool = True
+    lands: bool = True
+
+    def __init__(self, problem: Problem, noise: float = 0.0) -> None:
         self.problem = problem
-        self.gates = Gates(problem.signature.channels, problem.free)
+        self.gates = Gates(problem.signature.channels, problem.free, noise)
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
         """The network to train instead of the backbone: here, with the gates folded into its weights."""
         return Gated(backbone, self.problem.signature, self.gates)
 
-    def groups(self) -> list[dict[str, object]]:
-        """Optimiser groups of the method's own parameters. Gates never decay."""
+    def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
+        """Look at data before the first step. Nothing by default: most methods see their data while they are trained."""
+        del batches, loss
+
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, object]]:
+        """Optimiser groups of the method's own parameters, beside weights of this learning rate and decay."""
+        del lr, weight_decay
         return []
 
     def penalty(self) -> Tensor:
@@ -75,7 +97,7 @@ class Method(ABC):
     def open(self) -> np.ndarray:
         """The channels that are switched on now, booleans (channels,)."""
         with torch.no_grad():
-            return self.gates().cpu().numpy() > 0
+            return self.gates.settled().cpu().numpy() > 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a resumed search needs, beside the gates (which are parameters of the wrapped network)."""

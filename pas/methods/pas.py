@@ -8,7 +8,7 @@ after every step: with v the gate values and b = [v > 1/2],
 
 A gate's value is the log of what its channel is worth per unit of cost, so a channel stays when its importance exceeds
 ``exp(lambda)`` times its cost: lambda is the (log) multiplier of the constraint. Nothing is to be tuned, and the cost
-never exceeds target(t), which falls linearly from the dense cost to the budget.
+never exceeds target(t), which falls linearly from the cost of the start, the dense one, to the budget.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Pas(Method):
     - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square
       per axis, so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log
       worth, that a gate drifts over the whole search under random gradients.
+    - Start: channels that are closed at the start are handicapped by `reach`: they come back when learning asks for it.
+    - Noise: with `noise` above 0 the gates are stochastic while they train.
     - Revival: a closed gate stays within `reach` of the threshold. The best channels of an axis, `floor` of its width
       and never fewer than `min_width`, can't close.
     """
@@ -58,8 +60,9 @@ class Pas(Method):
         memory: float,
         floor: float,
         reach: float,
+        noise: float,
     ) -> None:
-        super().__init__(problem)
+        super().__init__(problem, noise)
         self.gate_lr, self.reach, self.memory = gate_lr, reach, memory
         self.warmup_steps = max(1, round(warmup * problem.steps))
         self.ramp_steps = max(1, round(ramp * problem.steps))
@@ -71,7 +74,12 @@ class Pas(Method):
         self._second = torch.zeros(len(self._axis))
         self._worth = torch.zeros(len(self._axis))
         self._scale = torch.zeros(len(self._sizes))
-        self._rest = torch.ones(len(self._axis))
+        outside = torch.from_numpy(~problem.open_at_start)
+        self._handicap = reach * outside.float()
+        self._rest = 1 - self._handicap
+        self.gates.value.data.copy_(self._rest)
+        start = np.ones(problem.signature.channels, dtype=bool) if problem.start is None else problem.start
+        self._from = [limit.cost.at(start) for limit in problem.limits.each]
         self._kept = len(self._axis)
         self._seen: Tensor | None = None
         self._guard_widths = self._guards(floor)
@@ -80,7 +88,8 @@ class Pas(Method):
         self.gates.value.register_hook(self._observe)
         return super().wrap(backbone)
 
-    def groups(self) -> list[dict[str, object]]:
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, object]]:
+        del lr, weight_decay
         return [
             {
                 "params": [self.gates.value],
@@ -97,7 +106,7 @@ class Pas(Method):
             if self.warmup_steps <= self.taken <= self.last_move:
                 worth = self._current_worth()
                 value = self.gates.value.detach().cpu()
-                value = worth + THRESHOLD if self.taken == self.warmup_steps else value + worth - self._worth
+                value = worth - self._handicap + THRESHOLD if self.taken == self.warmup_steps else value + worth - self._worth
                 self._worth, self._rest = worth, self._project(value)
             self.gates.value.copy_(self._rest)  # also undoes what an optimiser's momentum does to resting gates
 
@@ -122,7 +131,7 @@ class Pas(Method):
         self._scale, self._rest = state["scale"].clone(), state["rest"].clone()
 
     def target(self) -> float:
-        """How far the target has fallen: 0 at the dense cost, 1 at the budget."""
+        """How far the target has fallen: 0 at the cost of the start, 1 at the budget."""
         return min(1.0, max(0.0, (self.taken - self.warmup_steps) / self.ramp_steps))
 
     def _observe(self, gradient: Tensor) -> Tensor:
@@ -161,7 +170,7 @@ class Pas(Method):
     def _cost_per_axis(self) -> Tensor:
         """d cost / d gate at the gates as they are, averaged over each axis, in shares of the targets."""
         with torch.enable_grad():
-            leaf = self.gates().detach().cpu().requires_grad_()
+            leaf = self.gates.settled().detach().cpu().requires_grad_()
             total = sum(limit.cost(leaf) / limit.target for limit in self.problem.limits.each)
             (gradient,) = torch.autograd.grad(total, leaf)
         free = gradient[torch.from_numpy(self.problem.free)].double()
@@ -209,8 +218,8 @@ class Pas(Method):
         mask[self.problem.free[kept]] = True
         fallen = self.target()
         return all(
-            limit.cost.at(mask) <= limit.dense + (limit.target - limit.dense) * fallen
-            for limit in self.problem.limits.each
+            limit.cost.at(mask) <= first + (limit.target - first) * fallen
+            for limit, first in zip(self.problem.limits.each, self._from, strict=True)
         )
 
     def _guard(self, value: Tensor) -> np.ndarray:

@@ -1,35 +1,25 @@
-"""Uniform widths, the first baseline: one share for all axes, the channels of largest magnitude, decided once."""
+"""Uniform widths, the first baseline: one share for all axes, the channels that weigh most."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import nn
 
 from pas.allocate.uniform import uniform
-from pas.criteria import magnitude
-from pas.gates.binary import THRESHOLD
-from pas.methods.base import Method
+from pas.criteria import CRITERIA
+from pas.methods.base import Problem
+from pas.methods.once import Once
 
 
-class Uniform(Method):
-    """Decides before the first step and keeps the gates fixed while the weights adapt."""
+class Uniform(Once):
+    """Every axis keeps the same share of its channels. `criterion`: which of `pas.criteria.CRITERIA` picks them."""
 
-    def wrap(self, backbone: nn.Module) -> nn.Module:
-        problem = self.problem
-        importance = magnitude(backbone, problem.signature)
-        self._mask = uniform(problem.widths, importance, problem.limits.load)
-        self._importance = importance
-        with torch.no_grad():
-            self.gates.value.copy_(torch.from_numpy(self._mask[problem.free]).to(self.gates.value))
-        self.gates.value.requires_grad_(False)
-        return super().wrap(backbone)
+    def __init__(self, problem: Problem, *, criterion: str) -> None:
+        super().__init__(problem)
+        self.criterion = CRITERIA[criterion]
 
-    def step(self) -> None:
-        """Nothing moves."""
+    def judge(self, backbone: nn.Module) -> np.ndarray:
+        return self.criterion(backbone, self.problem.signature)
 
-    def scores(self) -> np.ndarray:
-        kept = self.gates.value.detach().cpu().numpy() > THRESHOLD
-        scores = np.full(self.problem.signature.channels, np.inf)
-        scores[self.problem.free] = np.where(kept, 1.0, 0.0)
-        return scores
+    def choose(self, scores: np.ndarray) -> np.ndarray:
+        return uniform(self.problem.widths, scores, self.problem.limits.load)

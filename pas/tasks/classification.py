@@ -23,14 +23,29 @@ class Metrics:
     n: int
 
 
-def loss(recipe: Recipe, num_classes: int) -> Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-    """The training loss: (model, x (N, C, H, W), y (N,)) -> (mean loss, hits). Mixed images have no hits."""
-    smoothing = recipe.label_smoothing
+def loss(
+    recipe: Recipe, num_classes: int, teacher: nn.Module | None = None
+) -> Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor | None]]:
+    """The training loss: (model, x (N, C, H, W), y (N,)) -> (mean loss, hits). Mixed images have no hits.
+
+    With `recipe.distill` = d above 0, ``(1 - d) CE + d T^2 KL(teacher || network)`` at temperature T (Hinton et al.,
+    https://arxiv.org/abs/1503.02531); the teacher sees the same (mixed) images and must be in eval mode.
+    """
+    smoothing, share = recipe.label_smoothing, recipe.distill
+    if share and teacher is None:
+        raise ValueError("distilling needs a teacher")
+
+    def whole(logits: Tensor, target: Tensor, x: Tensor) -> Tensor:
+        hard = F.cross_entropy(logits.float(), target, label_smoothing=0.0 if target.is_floating_point() else smoothing)
+        if not share or teacher is None:
+            return hard
+        with torch.no_grad():
+            taught = teacher(x)
+        return (1 - share) * hard + share * distillation(logits, taught, recipe.temperature)
 
     def plain(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
-        hits = (logits.detach().argmax(1) == y).sum()
-        return F.cross_entropy(logits.float(), y, label_smoothing=smoothing), hits
+        return whole(logits, y, x), (logits.detach().argmax(1) == y).sum()
 
     if not (recipe.mixup or recipe.cutmix):
         return plain
@@ -39,9 +54,15 @@ def loss(recipe: Recipe, num_classes: int) -> Callable[[nn.Module, Tensor, Tenso
     def mixed(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, None]:
         even = len(x) // 2 * 2  # timm pairs each image with another
         x, target = mix(x[:even].clone(), y[:even])
-        return F.cross_entropy(model(x).float(), target), None
+        return whole(model(x), target, x), None
 
     return mixed
+
+
+def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """``T^2 KL(softmax(taught / T) || softmax(logits / T))``, a mean over the batch; both (N, classes)."""
+    wanted, found = (F.log_softmax(t.float() / temperature, dim=1) for t in (taught, logits))
+    return temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()

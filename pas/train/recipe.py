@@ -25,13 +25,15 @@ class Recipe:
         batch_size: images a batch, over all processes.
         optimizer: a name of timm's, such as sgd, adamw or lamb.
         lr: learning rate of the weights at the top of the schedule.
-        schedule: cosine (to `min_lr`), step (a tenth at half and at three quarters of the steps) or none.
+        schedule: cosine (to `min_lr`), step (a tenth at each of the `milestones`, shares of the steps) or none.
         warmup_epochs: the learning rate rises linearly from a hundredth, within `epochs`.
         mixup, cutmix: their alpha.
         ema: decay of the running average of the weights.
         clip_grad: largest norm of the gradient.
         precision: fp32, or bf16 autocast.
         accumulate: batches whose gradients make one step.
+        decay_norms: whether norms and biases decay like kernels.
+        distill: share of the loss that is distilled from the dense parent, at this `temperature`.
     """
 
     epochs: int
@@ -52,6 +54,10 @@ class Recipe:
     channels_last: bool = False
     compile: bool = False
     accumulate: int = 1
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    decay_norms: bool = False
+    distill: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self) -> None:
         for field, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
@@ -61,12 +67,12 @@ class Recipe:
             raise PasError(f"optimizer={self.optimizer}: timm has none of that name (timm.optim.list_optimizers())")
 
 
-def weight_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two parameter groups: kernels decay, norms' weights and biases don't. Frozen parameters are left out."""
+def weight_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[dict[str, Any]]:
+    """Two parameter groups: kernels decay, norms' weights and biases only with `decay_norms`. Frozen parameters are left out."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kernels = [parameter for parameter in trained if parameter.ndim > 1]
     vectors = [parameter for parameter in trained if parameter.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": kernels, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": weight_decay * decay_norms}]
     return [group for group in groups if group["params"]]
 
 
@@ -101,7 +107,7 @@ def make_schedule(
         optimizer,
         sched={"cosine": "cosine", "step": "multistep", "none": "constant"}[recipe.schedule],
         num_epochs=steps,
-        decay_milestones=[steps // 2 + 1, 3 * steps // 4 + 1],  # timm decays one update ahead of a milestone
+        decay_milestones=[int(share * steps) + 1 for share in recipe.milestones],  # timm decays one update ahead of a milestone
         decay_rate=0.1,
         min_lr=recipe.min_lr,
         warmup_epochs=warmup,

@@ -1,0 +1,60 @@
+"""Methods that decide once, before the first step, and keep the gates fixed while the weights adapt."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from torch import nn
+
+from pas.errors import PasError
+from pas.gates.binary import THRESHOLD
+from pas.methods.base import Method
+
+
+class Once(Method):
+    """A mask chosen from the dense network. Channels outside of the start are the first to go."""
+
+    learns = False
+
+    def wrap(self, backbone: nn.Module) -> nn.Module:
+        self.gates.value.requires_grad_(False)
+        scores = self.judge(backbone)
+        if scores is not None:
+            self._decide(scores)
+        else:
+            self._undecided, self._backbone = True, backbone
+        return super().wrap(backbone)
+
+    _undecided = False
+
+    @abstractmethod
+    def judge(self, backbone: nn.Module) -> np.ndarray | None:
+        """How much each channel deserves to stay (channels,); None when that takes data (`calibrate`)."""
+
+    @abstractmethod
+    def choose(self, scores: np.ndarray) -> np.ndarray:
+        """The mask over all channels that these scores lead to."""
+
+    def step(self) -> None:
+        """Nothing moves."""
+
+    def scores(self) -> np.ndarray:
+        if self._undecided:
+            raise PasError("this method decides from data: call search.calibrate(batches, loss) first")
+        kept = self.gates.value.detach().cpu().numpy() > THRESHOLD
+        scores = np.full(self.problem.signature.channels, np.inf)
+        scores[self.problem.free] = np.where(kept, 1.0, 0.0)
+        return scores
+
+    def _decide(self, scores: np.ndarray) -> None:
+        problem = self.problem
+        scores = scores.astype(np.float64).copy()
+        inside = scores[problem.free]
+        spread = float(inside.max() - inside.min()) + 1.0
+        scores[problem.free] = inside - spread * ~problem.open_at_start
+        mask = self.choose(scores)
+        with torch.no_grad():
+            self.gates.value.copy_(torch.from_numpy(mask[problem.free]).to(self.gates.value))
+        self._undecided = False

@@ -1,0 +1,148 @@
+"""Pruning-as-Search as published: binary gates and a squared penalty on the cost with a fixed strength.
+
+From the paper (https://arxiv.org/abs/2206.01198) and, where its text is silent, the authors' code of June 2021:
+
+    L = CE + alpha (M(b) / M_full - r)^2,    b = [w > 1/2],    db/dw = 1,
+
+with gates w that start at 1, share the learning rate and the weight decay of the weights, and get the gradient of M only as
+makers of channels (the number of channels that a layer reads is detached there). M is in shares of the dense cost: the
+authors' 5 (GMACs)^-2 for ResNet-50 and 0.1 for RepVGG-B1 are 69 and 14 in this form, and would vanish on a small network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pas.gates.binary import THRESHOLD
+from pas.methods.base import Method, Problem
+
+EDGE = 1e-4
+"""A gate that the guard opens lies so far above the threshold."""
+SMALLEST = 1e-12
+
+
+class PasPaper(Method):
+    """The published search, and options that turn it step by step into something else.
+
+    Published values, in brackets: `alpha`, strength of the penalty (14 to 69); `initial`, first value of a gate (1.0);
+    `decay`, share of the weights' decay that gates get (1); `both_sides`, whether the cost's gradient goes to readers too
+    (0).
+
+    Concessions, which 0 switches off: `guard`, the number of channels of an axis that can't close (published: 0, a layer may
+    vanish; what is exported then still keeps one channel); `land`, whether the export closes and reopens gates until the
+    budget's band holds (published: 0). One concession can't be switched off: axes that an addition or a depth-wise convolution
+    ties share their gates, without which a network can't be cut.
+
+    Changes, for ablations: `normalise`, the cost's gradient divided by its mean over each axis, so that all layers feel the
+    same pressure; `multiplier`, learning rate of a multiplier that takes alpha's place: k = m + 2 e, m <- max(0, m + rate e), with
+    e the relative error against a target that falls linearly over the first 60 % of the steps; `noise`, scale of logistic
+    noise on the gates.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        alpha: float,
+        initial: float,
+        decay: float,
+        both_sides: float,
+        guard: float,
+        land: float,
+        normalise: float,
+        multiplier: float,
+        noise: float,
+    ) -> None:
+        super().__init__(problem, noise)
+        self.alpha, self.decay, self.rate = alpha, decay, multiplier
+        self.both_sides, self.normalise = bool(both_sides), bool(normalise)
+        self.guard = round(guard)
+        self.lands = bool(land)
+        self.taken, self.multiplier = 0, 0.0
+        self._axis = torch.from_numpy(problem.axis_index)
+        self._sizes = torch.bincount(self._axis)
+        self.gates.value.data.copy_(torch.from_numpy(np.where(problem.open_at_start, initial, 0.0)))
+        self._costs = [limit.cost for limit in problem.limits.each]
+
+    def wrap(self, backbone: nn.Module) -> nn.Module:
+        device = next(backbone.parameters()).device
+        self._costs = [limit.cost.to(device) for limit in self.problem.limits.each]
+        self._axis, self._sizes = self._axis.to(device), self._sizes.to(device)
+        return super().wrap(backbone)
+
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, object]]:
+        return [{"params": [self.gates.value], "lr": lr, "weight_decay": self.decay * weight_decay}]
+
+    def penalty(self) -> Tensor:
+        return torch.stack([self._of_limit(i) for i in range(len(self._costs))]).sum().to(self.gates.value.dtype)
+
+    def step(self) -> None:
+        self.taken += 1
+        if self.rate:
+            self.multiplier = max(0.0, self.multiplier + self.rate * self._error())
+        with torch.no_grad():
+            if self.guard:
+                self._open_best()
+            if dist.is_available() and dist.is_initialized():
+                dist.broadcast(self.gates.value, 0)  # ranks that drift by a rounding would differ by a whole channel
+
+    def scores(self) -> np.ndarray:
+        scores = np.full(self.problem.signature.channels, np.inf)
+        scores[self.problem.free] = self.gates.value.detach().cpu().numpy()
+        return scores
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"taken": torch.tensor(self.taken), "multiplier": torch.tensor(self.multiplier, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.taken, self.multiplier = int(state["taken"]), float(state["multiplier"])
+
+    def _of_limit(self, index: int) -> Tensor:
+        """One limit's part of the penalty."""
+        limit, cost = self.problem.limits.each[index], self._costs[index]
+        share = limit.target / limit.dense
+        if not self.normalise:
+            spent = cost(self.gates.settled(), both_sides=self.both_sides) / limit.dense
+            return self._pull(spent, share)
+        leaf = self.gates.settled().detach().requires_grad_()
+        spent = cost(leaf, both_sides=self.both_sides) / limit.dense
+        (gradient,) = torch.autograd.grad(spent, leaf)
+        slope = gradient[self.gates.free].double()
+        mean = torch.zeros(len(self._sizes), dtype=slope.dtype, device=slope.device).index_add(0, self._axis, slope) / self._sizes
+        slope = slope / mean.clamp_min(SMALLEST)[self._axis] / len(slope)  # all gates together still weigh one dense cost
+        value = self.gates.value.double()
+        return self._pull(spent.detach() + (slope * (value - value.detach())).sum(), share)
+
+    def _pull(self, spent: Tensor, share: float) -> Tensor:
+        """The penalty on a spent share of the dense cost, whose gradient is the pressure on the gates."""
+        if not self.rate:
+            return self.alpha * (spent - share).square()
+        error = float(spent) / self._target(share) - 1
+        return (self.multiplier + 2 * max(error, 0.0)) * spent / share
+
+    def _error(self) -> float:
+        """The largest relative error against the falling target."""
+        gates = self.gates.settled().detach()
+        return max(
+            float(cost(gates)) / limit.dense / self._target(limit.target / limit.dense) - 1
+            for limit, cost in zip(self.problem.limits.each, self._costs, strict=True)
+        )
+
+    def _target(self, share: float) -> float:
+        """Of the dense cost, what is allowed now; used by the multiplier."""
+        return 1 + (share - 1) * min(1.0, self.taken / max(1.0, 0.6 * self.problem.steps))
+
+    def _open_best(self) -> None:
+        """Open the highest gates of each axis that has fewer than `guard` open ones."""
+        value = self.gates.value
+        start = 0
+        for size in self._sizes.tolist():
+            part = value[start : start + size]
+            best = part.topk(min(self.guard, size)).indices
+            part[best] = part[best].clamp_min(THRESHOLD + EDGE)
+            start += size

@@ -1,0 +1,59 @@
+"""One-shot Taylor pruning per cost: the squared first-order effect of each channel on the loss, over what the channel costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from pas.allocate.landing import land
+from pas.criteria import Batch, Loss, taylor
+from pas.methods.base import Problem
+from pas.methods.once import Once
+
+
+class Taylor(Once):
+    """Per-sample gradients of the dense network, `samples` examples, then one threshold for all axes on
+
+        log E[g^2] - log c,
+
+    c the mean cost of a channel of the axis: in the dense network or, with `recost` above 1, counted anew so many times on the
+    way down, at the widths reached so far (which are what it will be read by).
+    """
+
+    def __init__(self, problem: Problem, *, samples: float, recost: float) -> None:
+        super().__init__(problem)
+        self.samples, self.recost = max(1, round(samples)), max(1, round(recost))
+
+    def judge(self, backbone: nn.Module) -> None:
+        return None
+
+    def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
+        problem = self.problem
+        self._decide(taylor(self._backbone, problem.signature, problem.free, batches, loss, self.samples))
+
+    def choose(self, scores: np.ndarray) -> np.ndarray:
+        problem = self.problem
+        free = scores[problem.free]
+        value = np.log(np.maximum(free, max(1e-8 * free.max(), 1e-38)))
+        mask = np.ones(problem.signature.channels, dtype=bool)
+        dense = problem.limits.load(mask)
+        for round_ in range(1, self.recost + 1):
+            worth = np.full(problem.signature.channels, np.inf)
+            worth[problem.free] = value - np.log(cost_per_axis(problem, mask))
+            allowed = dense + (1 - dense) * round_ / self.recost  # the load falls to 1
+            mask = land(problem.widths, worth, lambda m, allowed=allowed: problem.limits.load(m) / allowed)
+        return mask
+
+
+def cost_per_axis(problem: Problem, mask: np.ndarray) -> np.ndarray:
+    """d cost / d gate at a mask over all channels, averaged over each axis, in shares of the targets, for each free channel (n,)."""
+    leaf = torch.from_numpy(mask).to(torch.float64).requires_grad_()
+    total = sum(limit.cost(leaf) / limit.target for limit in problem.limits.each)
+    (gradient,) = torch.autograd.grad(total, leaf)
+    free = gradient.numpy()[problem.free]
+    sizes = np.bincount(problem.axis_index)
+    mean = np.bincount(problem.axis_index, weights=free) / sizes
+    return np.maximum(mean, 1e-30)[problem.axis_index]
