@@ -163,6 +163,7 @@ class TrainConfig:
 class OptionsConfig:
     """`keep`: patterns of axes or modules left whole. Widths are never below `min_width` and are multiples of `round_to`.
 
+    `shrink`: shares of the search's steps at which the channels that can't be expected back are cut out for good.
     `start`: an architecture.json, a run's folder or a bundle whose channels the search starts from.
     """
 
@@ -170,6 +171,9 @@ class OptionsConfig:
     min_width: int = field(metadata=_at_least(1))
     round_to: int = field(metadata=_at_least(1))
     start: str | None = None
+    shrink: list[float] = field(
+        default_factory=list, metadata=_rule(lambda v: all(0 < x < 1 for x in v), "a list of shares between 0 and 1")
+    )
 
 
 @dataclass(kw_only=True)

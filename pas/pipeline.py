@@ -85,8 +85,8 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     architecture = search.architecture
     this.write_text("architecture.json", architecture.to_json())
     backbone = search.settled() if search.method.inherits else _fresh(setting)
-    small = slice(backbone, search.signature, architecture)
-    masked = mask(backbone, search.signature, architecture)
+    small = slice(backbone, search.current, search.remaining)
+    masked = mask(backbone, search.current, search.remaining)
     images = _images(setting)
     exactness = {"mask_slice": _error(masked, small, images)}
     recipe = last_recipe(config, search)

@@ -6,6 +6,7 @@ import copy
 import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ from pas.amount import human
 from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Axis, Signature, rows
-from pas.budget import Budget, limits
+from pas.budget import Budget, Limits, limits
+from pas.cost.macs import build
 from pas.criteria import Batch, Loss
 from pas.errors import PasError
 from pas.methods import DEFAULTS, METHODS, Option, Problem
-from pas.surgery.forms import flat_input, signature, typed_blocks
+from pas.surgery.forms import identity_input, signature, typed_blocks
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
 
@@ -40,6 +42,9 @@ class Search:
     * and ?). `min_width`: no axis falls below so many channels. `round_to`: widths are multiples of this (or the full
     width). Other options are the method's own (`pas.methods.DEFAULTS`). The network handed in is left as it is: the
     search trains a copy.
+
+    `signature` is that of the network handed in, in which `architecture` is written; `current` that of the network as it is
+    now, which is smaller after `shrink`.
 
     Raises PasError when the network can't be captured, an option is unknown, or the budget is smaller than the minimum
     widths.
@@ -80,10 +85,11 @@ class Search:
             [np.arange(axis.size) for axis in axes], [self.widths.ladder(a)[0] for a in range(len(axes))]
         )
         self.limits = limits(budget, self.signature, lowest)
-        self.method = METHODS[method](
-            Problem(self.signature, self.limits, self.widths, steps, None if start is None else self.signature.mask(start)),
-            **{**DEFAULTS[method], **options},  # type: ignore[arg-type]
-        )
+        self.current = self.signature
+        self._origin = np.arange(self.signature.channels)  # of each channel of `current` its position in `signature`
+        self._make = lambda problem: METHODS[method](problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]
+        opened = None if start is None else self.signature.mask(start)
+        self.method = self._make(Problem(self.signature, self.limits, self.widths, steps, opened))
         self.model = self.method.wrap(copy.deepcopy(model))
         self.model.to(next(model.parameters()).device)
 
@@ -140,21 +146,78 @@ class Search:
         """What an export would keep now: the gates nearest to their threshold closed or reopened until the budget
         holds.
         """
-        return self.signature.architecture(self._landed())
+        return self.signature.architecture(self._lifted(self._landed()))
+
+    @property
+    def remaining(self) -> Architecture:
+        """The same in the axes of the network as it is now."""
+        return self.current.architecture(self._landed())
+
+    def _lifted(self, mask: np.ndarray) -> np.ndarray:
+        """A mask over the channels of `current` as one over those of `signature`."""
+        lifted = np.zeros(self.signature.channels, dtype=bool)
+        lifted[self._origin[mask]] = True
+        return lifted
 
     def settled(self) -> nn.Module:
         """A copy of the backbone as the gates left it: what a dropped channel did to running statistics is undone."""
         backbone = copy.deepcopy(self.backbone)
-        _settle(backbone, self.signature, self._landed())
+        _settle(backbone, self.current, self._landed())
         return backbone
 
     def slice(self) -> nn.Module:
         """The smaller network as it stands, re-parameterised blocks still in their training form."""
-        return slice(self.settled(), self.signature, self.architecture)
+        return slice(self.settled(), self.current, self.remaining)
 
     def export(self) -> nn.Module:
         """A plain, fused, smaller network in the band of the budget; valid at any moment."""
         return fuse(self.slice())
+
+    def shrink(self) -> Search:
+        """A search over a smaller network, from which the channels that can't be expected back are gone, so that steps get cheaper.
+
+        It goes on where this one stands: same weights, gates, budget and architecture so far. Its parameters are new ones, so
+        make a new optimiser of its `param_groups`. Where nothing can be cut, or the network's own code holds numbers of
+        channels that would be stale, this very search comes back.
+        """
+        keep = self._needed()
+        if keep.all():
+            return self
+        backbone = copy.deepcopy(self.backbone)
+        _settle(backbone, self.current, keep)
+        small = slice(backbone, self.current, self.current.architecture(keep))
+        if type(small) is not type(backbone):
+            return self
+        now = signature(small, self.signature.example)
+        position = _positions(self.current, now, keep)
+        if position is None:
+            return self
+        other = copy.copy(self)
+        other.current, other._origin = now, self._origin[position]
+        names = {axis.name: least for axis, least in zip(self.widths.axes, self.widths.least, strict=True)}
+        axes = tuple(axis for axis in now.prunable if axis.name in names)
+        other.widths = Widths(axes, tuple(min(names[a.name], a.size) for a in axes), self.widths.step, now.channels)
+        other.limits = Limits(tuple(replace(limit, cost=build(now, limit.kind)) for limit in self.limits.each))
+        other.method = self._make(Problem(now, other.limits, other.widths, self.method.problem.steps))
+        other.method.carry(self.method, np.searchsorted(self.method.problem.free, position[other.method.problem.free]))
+        other.model = other.method.wrap(small)
+        other.model.to(next(small.parameters()).device).train(self.model.training)
+        return other
+
+    def _needed(self) -> np.ndarray:
+        """The channels that a smaller search must still have: those that may come back, and a rung more than an export needs."""
+        landed = self._landed()
+        keep = landed | ~self.method.hopeless()
+        scores = self.method.scores()
+        for a, axis in enumerate(self.widths.axes):
+            part = np.s_[axis.start : axis.start + axis.size]
+            ladder = self.widths.ladder(a)
+            above = [rung for rung in ladder if rung > landed[part].sum()] or [axis.size]
+            width = next(rung for rung in ladder if rung >= max(keep[part].sum(), above[0]))
+            order = np.lexsort((-scores[part], ~keep[part]))  # kept ones first, then by score
+            keep[part] = False
+            keep[axis.start + order[:width]] = True
+        return keep
 
     def report(self) -> dict[str, Any]:
         """What the search has reached: per limit the target, what an export would cost, the dense cost; widths; moved
@@ -175,7 +238,7 @@ class Search:
             ],
             "closed_by_export": int((now & ~mask).sum()),
             "reopened_by_export": int((~now & mask).sum()),
-            "widths": self.signature.architecture(mask).widths(),
+            "widths": self.signature.architecture(self._lifted(mask)).widths(),
             "frozen": {axis.name: axis.frozen for axis in self.signature.axes if not axis.prunable},
         }
 
@@ -228,10 +291,23 @@ def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:
     return axes
 
 
+def _positions(before: Signature, now: Signature, keep: np.ndarray) -> np.ndarray | None:
+    """Of each channel of a sliced network its position before; None when its axes are not the same ones, smaller."""
+    position = np.zeros(now.channels, dtype=np.int64)
+    if [axis.name for axis in before.axes] != [axis.name for axis in now.axes]:
+        return None
+    for old, new in zip(before.axes, now.axes, strict=True):
+        kept = old.start + np.flatnonzero(keep[old.start : old.start + old.size])
+        if len(kept) != new.size:
+            return None
+        position[new.start : new.start + new.size] = kept
+    return position
+
+
 def _settle(model: nn.Module, signature: Signature, mask: np.ndarray) -> None:
     """A norm of an identity branch that reads dropped channels was trained as a norm of zeros, whose mean is zero."""
     with torch.no_grad():
         for item in typed_blocks(model, signature).values():
             if item.block.identity is not None and item.reads is not None:
-                off = ~rows(flat_input(item), mask, item.block.main.in_channels)
+                off = ~rows(identity_input(item), mask, item.block.identity.num_features)
                 item.block.identity.running_mean[torch.from_numpy(np.flatnonzero(off))] = 0

@@ -137,23 +137,36 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     search.calibrate(setting.loader("train", recipe.batch_size, train=True).epoch(0), _plain_loss)
     if not search.method.learns:
         return search, time.monotonic() - began
-    fitted = fit(
-        search.model,
-        loader,
-        recipe,
-        loss=_loss(setting, recipe, parent),
-        groups=search.param_groups(recipe.lr, recipe.weight_decay, decay_norms=recipe.decay_norms),
-        stage="search",
-        device=setting.device,
-        extra_loss=search.penalty,
-        after_step=search.step,
-        status=search.status,
-        log=lambda row: setting.tracker.log({**row, **search.numbers()}),
-        checkpoint=setting.checkpoint(setting.tracker.run, "search"),
-        extras={"method": search.method},
-        progress=setting.console,
-    )
-    return search, fitted.seconds
+    seconds, begin = 0.0, 0
+    for part, share in enumerate([*sorted(config.options.shrink), 1.0]):
+        until = round(share * steps)
+        if part:
+            search = search.shrink()
+        fitted = fit(
+            search.model,
+            loader,
+            recipe,
+            loss=_loss(setting, recipe, parent),
+            groups=search.param_groups(recipe.lr, recipe.weight_decay, decay_norms=recipe.decay_norms),
+            stage="search",
+            steps=steps,
+            begin=begin,
+            until=until,
+            device=setting.device,
+            extra_loss=search.penalty,
+            after_step=search.step,
+            status=search.status,
+            log=_with_numbers(setting, search),
+            checkpoint=setting.checkpoint(setting.tracker.run, f"search{part or ''}"),
+            extras={"method": search.method},
+            progress=setting.console,
+        )
+        seconds, begin = seconds + fitted.seconds, until
+    return search, seconds
+
+
+def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]], None]:
+    return lambda row: setting.tracker.log({**row, **search.numbers()})
 
 
 def finetune(setting: Setting, small: nn.Module, recipe: Recipe, parent: nn.Module) -> tuple[nn.Module, float]:

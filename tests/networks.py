@@ -19,11 +19,7 @@ LADDER = (
 
 
 def randomised(name: str, size: int, seed: int, num_classes: int = 10) -> tuple[nn.Module, Tensor]:
-    """A network in fp64 and eval mode, with images (2, 3, size, size).
-
-    A fresh network can't fail an equality test: norm weights come from U(0.5, 1.5), biases from N(0, 0.1), the
-    statistics from one pass in train mode, jittered by 20 %.
-    """
+    """A network in fp64 and eval mode with randomised norms, and images (2, 3, size, size)."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = timm.create_model(name, num_classes=num_classes).double()
@@ -31,6 +27,14 @@ def randomised(name: str, size: int, seed: int, num_classes: int = 10) -> tuple[
     images += torch.randn(
         8, 3, 1, 1, generator=generator, dtype=torch.float64
     )  # images differ in colour, as real ones do
+    randomise(model, images, generator)
+    return model.eval(), images[:2]
+
+
+def randomise(model: nn.Module, images: Tensor, generator: torch.Generator) -> None:
+    """A fresh network can't fail an equality test: norm weights come from U(0.5, 1.5), biases from N(0, 0.1), the
+    statistics from one pass in train mode, jittered by 20 %.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         for norm in norms:
@@ -39,8 +43,7 @@ def randomised(name: str, size: int, seed: int, num_classes: int = 10) -> tuple[
         model.train()(images)
         for norm in norms:
             for statistic in (norm.running_mean, norm.running_var):
-                statistic *= 1 + 0.2 * (2 * torch.rand(len(statistic), generator=generator, dtype=torch.float64) - 1)
-    return model.eval(), images[:2]
+                statistic *= 1 + 0.2 * (2 * torch.rand(len(statistic), generator=generator, dtype=statistic.dtype) - 1)
 
 
 def error(expected: Tensor, found: Tensor) -> float:

@@ -99,6 +99,15 @@ class Method(ABC):
         with torch.no_grad():
             return self.gates.settled().cpu().numpy() > 0
 
+    def hopeless(self) -> np.ndarray:
+        """The channels that can't be expected back, booleans (channels,); none unless a method knows."""
+        return np.zeros(self.problem.signature.channels, dtype=bool)
+
+    def carry(self, before: Method, index: np.ndarray) -> None:
+        """Go on where `before` stands, on a smaller network: free channel i here is free channel ``index[i]`` there."""
+        with torch.no_grad():
+            self.gates.value.copy_(before.gates.value[torch.from_numpy(index)])
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a resumed search needs, beside the gates (which are parameters of the wrapped network)."""
         return {}

@@ -115,6 +115,25 @@ class Pas(Method):
         scores[self.problem.free] = self.gates.value.detach().cpu().numpy()
         return scores
 
+    def hopeless(self) -> np.ndarray:
+        """Closed gates at the full budget that lie three times further away than random gradients move one in a whole search."""
+        hopeless = np.zeros(self.problem.signature.channels, dtype=bool)
+        if self.target() == 1:
+            value = self.gates.value.detach().cpu().numpy()
+            hopeless[self.problem.free] = value < THRESHOLD - min(3 * self.gate_lr, 0.9 * self.reach)
+        return hopeless
+
+    def carry(self, before: Method, index: np.ndarray) -> None:
+        super().carry(before, index)
+        assert isinstance(before, Pas)
+        chosen = torch.from_numpy(index)
+        axes = torch.from_numpy(before.problem.axis_index[index])[np.unique(self.problem.axis_index, return_index=True)[1]]
+        self.taken, self.multiplier, self._from = before.taken, before.multiplier, before._from
+        self._second, self._worth, self._rest = before._second[chosen], before._worth[chosen], before._rest[chosen]
+        self._scale = before._scale[axes]
+        self._guard_widths = np.minimum(before._guard_widths[axes.numpy()], self._sizes.numpy())
+        self._kept = min(before._kept, len(index))
+
     def state_dict(self) -> dict[str, Tensor]:
         return {
             "taken": torch.tensor(self.taken),

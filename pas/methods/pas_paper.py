@@ -96,6 +96,11 @@ class PasPaper(Method):
         scores[self.problem.free] = self.gates.value.detach().cpu().numpy()
         return scores
 
+    def carry(self, before: Method, index: np.ndarray) -> None:
+        super().carry(before, index)
+        assert isinstance(before, PasPaper)
+        self.taken, self.multiplier = before.taken, before.multiplier
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"taken": torch.tensor(self.taken), "multiplier": torch.tensor(self.multiplier, dtype=torch.float64)}
 
@@ -122,7 +127,7 @@ class PasPaper(Method):
         """The penalty on a spent share of the dense cost, whose gradient is the pressure on the gates."""
         if not self.rate:
             return self.alpha * (spent - share).square()
-        error = float(spent) / self._target(share) - 1
+        error = float(spent.detach()) / self._target(share) - 1
         return (self.multiplier + 2 * max(error, 0.0)) * spent / share
 
     def _error(self) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import nn
 
 from pas.axes.capture import Example
 from pas.axes.ids import Dim, merge
 from pas.axes.infer import infer
 from pas.axes.signature import Signature
-from pas.surgery.fuse import Block, blocks, fuse
+from pas.surgery.fuse import Block, IdentityNorm, blocks, fuse
 
 
 def signature(model: nn.Module, example: Example) -> Signature:
@@ -71,8 +72,17 @@ def readers(model: nn.Module, signature: Signature) -> list[Reader]:
             continue
         found += [Reader(names[id(conv.weight)], 1, item.reads) for conv, _ in item.block.branches]
         if item.block.identity is not None:
-            found.append(Reader(names[id(item.block.identity.weight)], 0, flat_input(item)))
+            found.append(Reader(names[id(item.block.identity.weight)], 0, identity_input(item)))
     return found
+
+
+def identity_input(item: TypedBlock) -> Dim:
+    """The type of what each channel of a block's identity norm reads; where its input was cut out, "always kept"."""
+    table = flat_input(item)
+    if table is None or not isinstance(item.block.identity, IdentityNorm):
+        return table
+    source = item.block.identity.source.cpu().numpy()
+    return np.where((source >= 0)[:, None], table[source], 0)
 
 
 def flat_input(item: TypedBlock) -> Dim:

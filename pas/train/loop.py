@@ -51,6 +51,8 @@ def fit(
     stage: str,
     device: torch.device | str,
     steps: int | None = None,
+    begin: int = 0,
+    until: int | None = None,
     extra_loss: Callable[[], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
     status: Callable[[], Values] | None = None,
@@ -66,6 +68,7 @@ def fit(
         groups: parameter groups, each with what it wants to differ from the recipe.
         stage: a name for rows and messages, such as "search".
         steps: optimiser steps; None means the recipe's epochs.
+        begin, until: train only the steps after `begin` up to `until`, on the schedule of all of them.
         extra_loss: added once a step, such as a search's penalty.
         after_step: called after the optimiser's step, such as a search's step.
         status: what to show and log beside the loss; read only when it is shown or logged.
@@ -80,6 +83,7 @@ def fit(
     """
     device = torch.device(device)
     total = steps if steps is not None else max(1, recipe.epochs * len(loader) // recipe.accumulate)
+    last = total if until is None else until
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(device, memory_format=layout).train()
     optimizer = make_optimizer(groups, recipe)
@@ -91,9 +95,12 @@ def fit(
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "meter": meter, **(extras or {})}
     if ema is not None:
         parts["ema"] = ema
-    whose = identity(stage, total, recipe)
+    whose = {**identity(stage, total, recipe), "begin": begin, "until": last}
     place = restore(checkpoint, whose, parts) if checkpoint is not None else None
-    place = place or Position(step=0, seconds=0.0, last=meter.read())
+    if place is None:
+        place = Position(step=begin, seconds=0.0, last=meter.read())
+        if schedule is not None and begin:
+            schedule.step_update(begin)
 
     leads = not dist.is_initialized() or dist.get_rank() == 0  # one process shows, logs and saves
     network, unsynchronised = _network(model, recipe, device)
@@ -104,7 +111,7 @@ def fit(
     saved_at = time.monotonic()
 
     with Bar(stage, total, place.step, progress if leads else None) as bar:
-        while place.step < total:
+        while place.step < last:
             for part in range(recipe.accumulate):
                 x, y = next(batches)
                 x = x.to(device, memory_format=layout, non_blocking=True)
@@ -132,7 +139,7 @@ def fit(
                 ema.update(model, step=place.step)
 
             place.seconds = time.monotonic() - started
-            ended = place.step == total
+            ended = place.step == last
             if place.step % row_every == 0 or ended:
                 _refuse_infinite(meter, stage, place.step, rate)
                 place.last = meter.read(all_ranks=True)
