@@ -38,10 +38,10 @@ class Search:
     >>> small = search.export()
 
     `example`: a tensor (N, ...), a tuple of inputs or a dict of keyword inputs. `steps`: optimiser steps of the search.
-    `start`: an architecture to start from: its channels are open at first and preferred. `keep`: patterns of axes, or of modules whose axes stay whole (their name, or the start of a parameter's path, with
-    * and ?). `min_width`: no axis falls below so many channels. `round_to`: widths are multiples of this (or the full
-    width). Other options are the method's own (`pas.methods.DEFAULTS`). The network handed in is left as it is: the
-    search trains a copy.
+    `start`: an architecture to start from; its channels are open at first, and preferred. `keep`: patterns of axes, or of
+    modules whose axes stay whole (their name, or the start of a parameter's path, with * and ?). `min_width`: no axis falls
+    below so many channels. `round_to`: widths are multiples of this (or the full width). Other options are the method's own
+    (`pas.methods.DEFAULTS`). The network handed in is left as it is: the search trains a copy.
 
     `signature` is that of the network handed in, in which `architecture` is written; `current` that of the network as it is
     now, which is smaller after `shrink`.

@@ -175,7 +175,9 @@ def test_a_warm_start_is_where_the_search_begins(digits) -> None:
 
 def two_layers() -> tuple[nn.Module, torch.Tensor]:
     """1 -> 4 -> 2 -> 1 channels of 1x1 convolutions on one pixel: 4 + 8 + 2 = 14 MACs."""
-    return nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)), torch.zeros(1, 1, 1, 1)
+    widths = (1, 4, 2, 1)
+    layers = [nn.Conv2d(a, b, 1, bias=False) for a, b in itertools.pairwise(widths)]
+    return nn.Sequential(*layers), torch.zeros(1, 1, 1, 1)
 
 
 def paper(**options) -> pas.Search:

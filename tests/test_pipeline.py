@@ -17,10 +17,11 @@ from rich.console import Console
 
 import pas
 from pas.compose import compose
+from pas.errors import PasError
 from pas.pipeline import run
 from pas.publish import bundle
 from pas.result import read_result
-from pas.runs import read_metrics, run_folder
+from pas.runs import Run, read_metrics, run_folder
 
 SHORT = ["data.subset=400", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.repeats=5", "cost.warmup=1",
          "hardware.threads=1"]  # fmt: skip
@@ -178,3 +179,73 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     network = pas.load(folder, model=make(10, 1))
     assert sum(p.numel() for p in network.parameters()) == result["searched"]["params"]
+
+
+def test_controls_take_the_widths_of_their_source(finished: tuple[Path, dict]) -> None:
+    """random: other channels; scratch: other weights, the epochs of all stages. The source is found, or run first."""
+    folder, result = finished
+    stamp = (folder / "result.json").stat().st_mtime_ns
+    widths = pas.Architecture.from_json((folder / "architecture.json").read_text()).widths()
+    for method, epochs in (("random", 3), ("scratch", 4)):
+        config = compose(short(folder.parent, f"method={method}"))
+        control = run(config, Console(quiet=True))
+        assert control["method"] == f"{method}-pas"
+        assert control["epochs"] == {"dense": 1, "search": 0, "finetune": epochs}
+        assert control["searched"]["macs"] == result["searched"]["macs"]
+        kept = pas.Architecture.from_json((run_folder(config) / "architecture.json").read_text())
+        assert kept.widths() == widths
+        last = [row for row in read_metrics(run_folder(config)) if row["stage"] == "finetune"][-1]
+        assert last["step"] == epochs * 5  # 360 training images, batch 64
+    assert (folder / "result.json").stat().st_mtime_ns == stamp
+    other = run(compose(short(folder.parent, "method=random", "method@method.source=uniform", "budget.macs=0.7")), Console(quiet=True))
+    assert other["method"] == "random-uniform"
+    assert list(folder.parent.glob("*-uniform-macs0.7-*/result.json"))
+
+
+def test_a_warm_start_and_given_channels(finished: tuple[Path, dict]) -> None:
+    folder, _ = finished
+    config = compose(short(folder.parent, "method=given", f"options.start={folder}"))
+    run(config, Console(quiet=True))
+    assert (run_folder(config) / "architecture.json").read_text() == (folder / "architecture.json").read_text()
+    copied = folder.parent / "copy.json"
+    copied.write_text((folder / "architecture.json").read_text())
+    assert run_folder(compose(short(folder.parent, "method=given", f"options.start={copied}"))) == run_folder(config)
+    with pytest.raises(PasError, match="no architecture here"):
+        run(compose(short(folder.parent, "method=given", "options.start=nowhere")))
+    with pytest.raises(PasError, match="options.start"):
+        run(compose(short(folder.parent, "method=given")), Console(quiet=True))
+
+
+def test_results_on_the_validation_split(finished: tuple[Path, dict]) -> None:
+    folder, result = finished
+    chosen = run(compose(short(folder.parent, "data.split=val", "train.dense.epochs=1")), Console(quiet=True))
+    assert (chosen["split"], result["split"]) == ("val", "test")
+    assert chosen["searched"]["top1"] * 40 / 100 == pytest.approx(round(chosen["searched"]["top1"] * 40 / 100))  # 40 images
+
+
+class StoppedError(Exception):
+    """A run that ends in the middle."""
+
+
+def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that distils from the dense parent and shrinks twice, stopped between any two of its parts: the same end."""
+    words = ["train.search.distill=0.5", "train.finetune.distill=0.5", "options.shrink=[0.55,0.8]", "budget.macs=0.3"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = run(compose(short(whole, *words)), Console(quiet=True))
+    config = compose(short(parts, *words, "hardware.checkpoint_seconds=0"))
+    log = Run.log
+    for step in (2, 6, 7, 9):
+
+        def stop(this: Run, row: dict, step: int = step) -> None:
+            log(this, row)
+            if (row["stage"], row["step"]) == ("search", step):
+                raise StoppedError
+
+        with monkeypatch.context() as patched, pytest.raises(StoppedError):
+            patched.setattr(Run, "log", stop)
+            run(config, Console(quiet=True))
+    assert strip(run(config, Console(quiet=True))) == strip(result)
+    assert losses(run_folder(config)) == losses(run_folder(compose(short(whole, *words))))
+    plain = run(compose(short(whole, "budget.macs=0.3")), Console(quiet=True))
+    assert losses(run_folder(config))[0] != losses(run_folder(compose(short(whole, "budget.macs=0.3"))))[0]
+    assert plain["searched"]["macs"] <= 0.3 * plain["dense"]["macs"]

@@ -1,0 +1,140 @@
+"""Runs the rows of a comparison, several at a time, and writes its table. Started again, it does what is missing.
+
+An experiment is a module with `ROWS` (label -> overrides of `pas search`), `CELLS` (label -> overrides, the columns), `COMMON`
+(overrides of all) and `SEEDS`. Every `result.json` and `architecture.json` is copied to `results/` as it lands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pas.compose import compose
+from pas.config import Config
+from pas.result import read_result
+from pas.runs import run_folder
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The rows and columns of a table. `rows` and `cells`: label -> overrides of `pas search`."""
+
+    folder: Path
+    common: tuple[str, ...]
+    rows: dict[str, tuple[str, ...]]
+    cells: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+
+    def jobs(self) -> Iterator[tuple[str, str, int, list[str]]]:
+        """(row, cell, seed, overrides), seed after seed, so that a table that is stopped early is complete for the first seeds."""
+        for seed, cell, row in itertools.product(self.seeds, self.cells, self.rows):
+            yield row, cell, seed, [*self.common, *self.cells[cell], *self.rows[row], f"seed={seed}"]
+
+
+def run(experiment: Experiment, processes: int) -> None:
+    """Every job that has no result yet, each in a process of its own with one thread; then the table."""
+    waiting = [(job, compose(job[3])) for job in experiment.jobs()]
+    running: dict[subprocess.Popen[bytes], tuple[str, Config]] = {}
+    began, failed = time.monotonic(), []
+    total, done = len(waiting), 0
+    while waiting or running:
+        for process in [p for p in running if p.poll() is not None]:
+            name, config = running.pop(process)
+            done += 1
+            if process.returncode:
+                failed.append(name)
+            _collect(experiment, config)
+            spent = time.monotonic() - began
+            print(f"{done}/{total} {name}: {'failed' if process.returncode else 'done'} after {spent / 60:.0f} min, "
+                  f"about {spent / done * (total - done) / 60:.0f} min left", flush=True)  # fmt: skip
+        free = _startable(waiting, [config for _, config in running.values()]) if len(running) < processes else None
+        if free is None:
+            time.sleep(1)
+            continue
+        (row, cell, seed, overrides), config = waiting.pop(free)
+        name = f"{row}, {cell}, seed {seed}"
+        if read_result(run_folder(config)) is not None:
+            total -= 1
+            _collect(experiment, config)
+            continue
+        log = experiment.folder / "runs.log"
+        with log.open("ab") as file:
+            command = [sys.executable, "-m", "pas", "search", *overrides]
+            process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        running[process] = (name, config)
+    if failed:
+        print(f"failed: {'; '.join(failed)} (see {experiment.folder / 'runs.log'}); the same command does them again")
+
+
+def _startable(waiting: Sequence[tuple[tuple[str, str, int, list[str]], Config]], running: Sequence[Config]) -> int | None:
+    """The first job whose dense parent and whose source no other process is making."""
+    for index, (_, config) in enumerate(waiting):
+        if all(not _conflict(config, other) for other in running):
+            return index
+    return None
+
+
+def _conflict(one: Config, other: Config) -> bool:
+    from pas.config import dense_key
+
+    shares_parent = dense_key(one) == dense_key(other) and not (Path(one.paths.runs) / dense_key(one) / "dense.json").exists()
+    return shares_parent or bool(_source_key(one)) and _source_key(one) in (_source_key(other), str(run_folder(other)))
+
+
+def _source_key(config: Config) -> str:
+    from dataclasses import replace
+
+    from pas.config import MethodConfig
+
+    source = config.method.source
+    if source is None:
+        return ""
+    folder = run_folder(replace(config, method=MethodConfig(name=source.name, options=dict(source.options))))
+    return "" if read_result(folder) is not None else str(folder)
+
+
+def _collect(experiment: Experiment, config: Config) -> None:
+    folder = run_folder(config)
+    if read_result(folder) is None:
+        return
+    target = experiment.folder / "results" / folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("result.json", "architecture.json"):
+        shutil.copy(folder / name, target / name)
+
+
+def table(experiment: Experiment) -> str:
+    """Markdown: top-1 of every row and cell, mean ± std over the seeds, and the paired difference to the first row."""
+    found: dict[tuple[str, str], dict[int, dict]] = {}
+    for row, cell, seed, overrides in experiment.jobs():
+        file = experiment.folder / "results" / run_folder(compose(overrides)).name / "result.json"
+        if file.exists():
+            found.setdefault((row, cell), {})[seed] = json.loads(file.read_text())
+    first = next(iter(experiment.rows))
+    lines = ["| row | " + " | ".join(f"{cell}: top-1, % | {first} minus it" for cell in experiment.cells) + " |"]
+    lines.append("|---" * (1 + 2 * len(experiment.cells)) + "|")
+    for row in experiment.rows:
+        words = [row]
+        for cell in experiment.cells:
+            mine, best = found.get((row, cell), {}), found.get((first, cell), {})
+            top1 = {seed: result["searched"]["top1"] for seed, result in mine.items()}
+            gaps = [best[seed]["searched"]["top1"] - value for seed, value in top1.items() if seed in best]
+            words += [_mean(list(top1.values())), "" if row == first else _mean(gaps, sign="+")]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return "not run"
+    spread = f" ± {statistics.stdev(values):.2f} (n={len(values)})" if len(values) > 1 else " (n=1)"
+    return f"{statistics.fmean(values):{sign}.2f}{spread}"
