@@ -195,7 +195,7 @@ def test_controls_take_the_widths_of_their_source(finished: tuple[Path, dict]) -
         kept = pas.Architecture.from_json((run_folder(config) / "architecture.json").read_text())
         assert kept.widths() == widths
         last = [row for row in read_metrics(run_folder(config)) if row["stage"] == "finetune"][-1]
-        assert last["step"] == epochs * 5  # 360 training images, batch 64
+        assert last["step"] == epochs * 6  # 400 training images, batch 64
     assert (folder / "result.json").stat().st_mtime_ns == stamp
     other = run(compose(short(folder.parent, "method=random", "method@method.source=uniform", "budget.macs=0.7")), Console(quiet=True))
     assert other["method"] == "random-uniform"
@@ -220,7 +220,7 @@ def test_results_on_the_validation_split(finished: tuple[Path, dict]) -> None:
     folder, result = finished
     chosen = run(compose(short(folder.parent, "data.split=val", "train.dense.epochs=1")), Console(quiet=True))
     assert (chosen["split"], result["split"]) == ("val", "test")
-    assert chosen["searched"]["top1"] * 40 / 100 == pytest.approx(round(chosen["searched"]["top1"] * 40 / 100))  # 40 images
+    assert chosen["searched"]["top1"] * 1.44 == pytest.approx(round(chosen["searched"]["top1"] * 1.44))  # 144 images
 
 
 class StoppedError(Exception):

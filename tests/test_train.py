@@ -24,7 +24,7 @@ RECIPE = Recipe(epochs=3, batch_size=32, optimizer="sgd", lr=0.05, weight_decay=
 
 @pytest.fixture(scope="module")
 def digits() -> Data:
-    return load("digits", image_size=16, subset=160, val_fraction=0.2)  # four batches of 32 an epoch
+    return load("digits", image_size=16, subset=128, val_fraction=0.2)  # four batches of 32 an epoch
 
 
 class Net(nn.Module):

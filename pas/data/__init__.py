@@ -31,7 +31,7 @@ def load(
         root: the folder that holds the set; None means the environment's PAS_DATA. Digits need none.
         image_size: pixels a side; None means the set's own (digits: 32, imagefolder: 224).
         val_fraction: share of the training images that becomes the validation split, in [0, 1).
-        subset: use only so many training images (before the validation split is cut); None means all.
+        subset: train on so many images only; None means all. The validation split is cut from the whole before.
         seed: of the subset and of the validation split. The test split never depends on it.
 
     Raises:
@@ -43,11 +43,11 @@ def load(
         raise PasError(f"data.val_fraction={val_fraction} must be at least 0 and less than 1")
     data_root = root or os.environ.get("PAS_DATA")
     data = read(name, Path(data_root).expanduser() if data_root else None, image_size)
-    train = data.train
+    chosen, rest = stratified(data.train.labels, round(val_fraction * len(data.train)), seed)
+    train, val = data.train.at(rest), data.train.at(chosen)
     if subset is not None:
         if not data.num_classes <= subset <= len(train):
             raise PasError(f"data.subset={subset} must lie between {data.num_classes} (classes) and {len(train)}")
         train = train.at(stratified(train.labels, subset, seed)[0])
-    val, rest = stratified(train.labels, round(val_fraction * len(train)), seed)
     shared = {field: getattr(data, field) for field in ("num_classes", "channels", "image_size", "mean", "std", "test")}
-    return Data(name=name, train=train.at(rest), val=train.at(val), **shared)
+    return Data(name=name, train=train, val=val, **shared)
