@@ -1,7 +1,6 @@
 """Runs the rows of a comparison, several at a time, and writes its table. Started again, it does what is missing.
 
-An experiment is a module with `ROWS` (label -> overrides of `pas search`), `CELLS` (label -> overrides, the columns), `COMMON`
-(overrides of all) and `SEEDS`. Every `result.json` and `architecture.json` is copied to `results/` as it lands.
+Every `result.json` and `architecture.json` is copied to the experiment's `results/` as it lands.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pas.compose import compose
-from pas.config import Config
+from pas.config import Config, MethodConfig, dense_key
 from pas.result import read_result
 from pas.runs import run_folder
 
@@ -84,17 +83,11 @@ def _startable(waiting: Sequence[tuple[tuple[str, str, int, list[str]], Config]]
 
 
 def _conflict(one: Config, other: Config) -> bool:
-    from pas.config import dense_key
-
     shares_parent = dense_key(one) == dense_key(other) and not (Path(one.paths.runs) / dense_key(one) / "dense.json").exists()
-    return shares_parent or bool(_source_key(one)) and _source_key(one) in (_source_key(other), str(run_folder(other)))
+    return shares_parent or (bool(_source_key(one)) and _source_key(one) in (_source_key(other), str(run_folder(other))))
 
 
 def _source_key(config: Config) -> str:
-    from dataclasses import replace
-
-    from pas.config import MethodConfig
-
     source = config.method.source
     if source is None:
         return ""

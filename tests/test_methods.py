@@ -246,6 +246,18 @@ def test_a_multiplier_in_alphas_place() -> None:
     assert search.method.gates.value.grad[0].item() == pytest.approx(pressure / 14)
 
 
+def test_initial_values_by_rank(digits) -> None:
+    """From 0.75 to 1.25 inside each axis, the channel with the largest Taylor score highest."""
+    search = searcher("pas_paper", spread=0.25)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), plain_loss)
+    problem, value = search.method.problem, search.method.gates.value.detach().numpy()
+    scores = taylor(search.backbone, search.signature, problem.free, itertools.islice(digits.epoch(0), 1), plain_loss, 1024)[problem.free]
+    for number, axis in enumerate(problem.widths.axes):
+        mine = problem.axis_index == number
+        assert np.sort(value[mine]) == pytest.approx(np.linspace(0.75, 1.25, axis.size))
+        assert value[mine].argmax() == scores[mine].argmax()
+
+
 def test_the_published_search_reaches_its_budget_by_itself(digits) -> None:
     """With a strong penalty the open gates cost the target within a tenth, before any landing."""
     search = searcher("pas_paper", alpha=20, initial=0.6)

@@ -11,19 +11,22 @@ authors' 5 (GMACs)^-2 for ResNet-50 and 0.1 for RepVGG-B1 are 69 and 14 in this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem
 
 EDGE = 1e-4
 """A gate that the guard opens lies so far above the threshold."""
 SMALLEST = 1e-12
+SAMPLES = 1024
+"""Examples that rank the channels, where initial values are spread."""
 
 
 class PasPaper(Method):
@@ -40,8 +43,9 @@ class PasPaper(Method):
 
     Changes, for ablations: `normalise`, the cost's gradient divided by its mean over each axis, so that all layers feel the
     same pressure; `multiplier`, learning rate of a multiplier that takes alpha's place: k = m + 2 e, m <- max(0, m + rate e), with
-    e the relative error against a target that falls linearly over the first 60 % of the steps; `noise`, scale of logistic
-    noise on the gates.
+    e the relative error against a target that falls linearly over the first 60 % of the steps; `spread`, initial values from
+    `initial` - spread to `initial` + spread by Taylor rank inside each axis (`calibrate`), where equal ones move a whole layer as
+    a front; `noise`, scale of logistic noise on the gates.
     """
 
     def __init__(
@@ -56,12 +60,13 @@ class PasPaper(Method):
         land: float,
         normalise: float,
         multiplier: float,
+        spread: float,
         noise: float,
     ) -> None:
         super().__init__(problem, noise)
         self.alpha, self.decay, self.rate = alpha, decay, multiplier
         self.both_sides, self.normalise = bool(both_sides), bool(normalise)
-        self.guard = round(guard)
+        self.guard, self.spread, self.initial = round(guard), spread, initial
         self.lands = bool(land)
         self.taken, self.multiplier = 0, 0.0
         self._axis = torch.from_numpy(problem.axis_index)
@@ -73,7 +78,21 @@ class PasPaper(Method):
         device = next(backbone.parameters()).device
         self._costs = [limit.cost.to(device) for limit in self.problem.limits.each]
         self._axis, self._sizes = self._axis.to(device), self._sizes.to(device)
+        self._backbone = backbone
         return super().wrap(backbone)
+
+    def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
+        if not self.spread:
+            return
+        problem = self.problem
+        importance = taylor(self._backbone, problem.signature, problem.free, batches, loss, SAMPLES)
+        values = []
+        for axis in problem.widths.axes:
+            rank = importance[axis.start : axis.start + axis.size].argsort(kind="stable").argsort(kind="stable")
+            values.append(self.initial + self.spread * (2 * rank / max(axis.size - 1, 1) - 1))
+        value = torch.from_numpy(np.where(problem.open_at_start, np.concatenate(values), 0.0))
+        with torch.no_grad():
+            self.gates.value.copy_(value.to(self.gates.value))
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, object]]:
         return [{"params": [self.gates.value], "lr": lr, "weight_decay": self.decay * weight_decay}]
