@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import pas
 import pas.models
 from pas.axes.ids import Ids, merge
+from pas.axes.infer import _counted
+from pas.errors import PasError
 
 
 def meta_signature(name: str, size: int = 64) -> pas.surgery.forms.Signature:
@@ -321,3 +323,22 @@ def test_keyword_inputs_keep_their_places() -> None:
     with torch.no_grad():
         assert error(masked(left, right), small(left, right)) < 1e-12
         assert error(masked(left, right), small(right=right, left=left)) < 1e-12
+
+
+def test_an_operator_that_cannot_be_counted_is_an_error() -> None:
+    """On zeros where there is no meta kernel (2 x 3 times 3 x 4 are 24 multiply-adds); never nothing in silence."""
+
+    def no_meta(x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta:
+            raise NotImplementedError
+        return x @ x.new_zeros(3, 4)
+
+    def nowhere(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError
+
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = torch.zeros(2, 3)
+    assert _counted(graph.call_function(no_meta, (x,))) == 24
+    with pytest.raises(PasError, match="can't be counted"):
+        _counted(graph.call_function(nowhere, (x,)))

@@ -14,6 +14,7 @@ from pas.axes.capture import BATCH, Example, capture, shape
 from pas.axes.rules import find_rule
 from pas.axes.signature import Axis, Signature, Slot
 from pas.axes.trace import Trace, Type, place
+from pas.errors import PasError
 
 
 def infer(model: nn.Module, example: Example, *, dynamic_batch: bool = False) -> Signature:
@@ -21,7 +22,7 @@ def infer(model: nn.Module, example: Example, *, dynamic_batch: bool = False) ->
 
     `example` is a tensor, a tuple of inputs or a dict of keyword inputs; its first dimension is the batch, of any size.
     With `dynamic_batch` the graph that the signature holds accepts any number of examples (slower to capture).
-    Raises PasError when torch.export can't capture the network.
+    Raises PasError when torch.export can't capture the network, or an operator's multiply-adds can't be counted.
     """
     program = capture(model, example, dynamic_batch=dynamic_batch)
     trace = Trace(program)
@@ -64,20 +65,26 @@ def _apply(trace: Trace, node: fx.Node) -> Type:
 
 
 def _counted(node: fx.Node) -> int:
-    """Multiply-adds of an operator without a rule, from torch's own counter on meta tensors."""
+    """Multiply-adds of an operator without a rule, from torch's own counter: on meta tensors or, where it has no meta kernel, on
+    zeros.
 
-    def meta(value: object) -> object:
-        return torch.empty(shape(value), dtype=value.meta["val"].dtype, device="meta") if _is_tensor(value) else value
-
+    Raises PasError when the operator runs on neither: what can't be counted must not count as nothing.
+    """
     if not any(_is_tensor(argument) for argument in node.all_input_nodes):
         return 0
-    args, kwargs = fx.map_arg(node.args, meta), fx.map_arg(node.kwargs, meta)
-    try:
-        with FlopCounterMode(display=False) as counter:
-            node.target(*args, **kwargs)
-    except (RuntimeError, NotImplementedError, TypeError):  # nothing that multiplies matrices lacks a meta kernel
-        return 0
-    return counter.get_total_flops() // 2
+    for device in ("meta", "cpu"):
+
+        def empty(value: object, device: str = device) -> object:
+            return torch.zeros(shape(value), dtype=value.meta["val"].dtype, device=device) if _is_tensor(value) else value
+
+        args, kwargs = fx.map_arg(node.args, empty), fx.map_arg(node.kwargs, empty)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                node.target(*args, **kwargs)
+        except (RuntimeError, NotImplementedError, TypeError, IndexError):
+            continue
+        return counter.get_total_flops() // 2
+    raise PasError(f"the multiply-adds of {place(node)} can't be counted: it runs neither on meta tensors nor on zeros")
 
 
 def _is_tensor(value: object) -> bool:
