@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from pas import distributed
 from pas.data.loader import Loader
 from pas.train.recipe import Recipe
 
@@ -24,7 +24,10 @@ class Metrics:
 
 
 def loss(recipe: Recipe, num_classes: int) -> Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor | None]]:
-    """The training loss: (model, x (N, C, H, W), y (N,)) -> (mean loss, hits). Mixed images have no hits."""
+    """The training loss: (model, x (N, C, H, W), y (N,)) -> (mean loss, hits). Mixed images have no hits.
+
+    Of several processes each mixes its own images with one another, in the proportion that all have in common.
+    """
     smoothing = recipe.label_smoothing
 
     def plain(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +49,10 @@ def loss(recipe: Recipe, num_classes: int) -> Callable[[nn.Module, Tensor, Tenso
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader, *, device: torch.device | str, precision: str) -> Metrics:
-    """Measure `model` over one epoch of `loader`, in eval mode; it is left in the mode that it had."""
+    """Measure `model` over one epoch of `loader`, in eval mode; it is left in the mode that it had.
+
+    Several processes share the images and all come to the same numbers.
+    """
     device = torch.device(device)
     was_training = model.training
     model.to(device).eval()
@@ -59,7 +65,5 @@ def evaluate(model: nn.Module, loader: Loader, *, device: torch.device | str, pr
         total = F.cross_entropy(logits.float(), y, reduction="sum")
         sums += torch.stack((best[:, 0].sum(), best.sum(), total, total.new_tensor(len(y)))).double()
     model.train(was_training)
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    top1, top5, total, n = sums.tolist()
+    top1, top5, total, n = distributed.total(sums).tolist()
     return Metrics(top1=100 * top1 / n, top5=100 * top5 / n, loss=total / n, n=int(n))
