@@ -196,7 +196,8 @@ class LoggerConfig:
 @dataclass(kw_only=True)
 class HardwareConfig:
     """`threads`: 0 leaves torch's choice. `workers`: processes that decode image files.
-    `checkpoint_seconds`: time between two checkpoints. None of these is part of a run's key."""
+    `checkpoint_seconds`: time between two checkpoints. `sync_norm`: of several processes, batch norms see the images of
+    all, as in one; otherwise each sees its own. None of these is part of a run's key."""
 
     device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N"))
     threads: int = field(metadata=_at_least(0))
@@ -205,6 +206,7 @@ class HardwareConfig:
     precision: str = field(metadata=_one_of("fp32", "bf16"))
     channels_last: bool
     compile: bool
+    sync_norm: bool
 
 
 @dataclass(kw_only=True)

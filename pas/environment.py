@@ -12,8 +12,10 @@ PACKAGES = ("pas", "torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions, device, threads, and the commit of the code (null when it isn't run from a checkout)."""
+    """Versions, device, processes and the threads of each, and the commit of the code (null when it isn't run from a checkout)."""
     import torch
+
+    from pas import distributed
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
@@ -21,6 +23,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": f"{device} ({name})",
+        "processes": distributed.world(),
         "threads": torch.get_num_threads(),
         **_commit(),
     }

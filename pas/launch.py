@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -26,7 +28,21 @@ def launch(arguments: Sequence[str]) -> int:
     """Run `pas search` with these arguments; the exit code. Raises PasError for whatever is refused at launch.
 
     Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2.
+    Under torchrun all processes do every job together, and one of them says what is refused.
     """
+    if not _several():
+        return _launch(arguments, lambda line: print(line, file=sys.stderr))
+    from pas.distributed import session
+
+    with session() as say:
+        try:
+            return _launch(arguments, say)
+        except PasError as error:
+            say(f"pas: {error}")
+            raise SystemExit(2) from None
+
+
+def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     parser = get_args_parser()
     options, unknown = parser.parse_known_args(list(arguments))
     if unknown:
@@ -44,14 +60,16 @@ def launch(arguments: Sequence[str]) -> int:
 
     def job(node: DictConfig) -> None:
         try:
-            if options.multirun:
+            if options.multirun and _shows():
                 print(f"\n{_title(jobs)}", file=sys.stderr)
             _run(to_config(node))
         except Exception as error:
             if os.getpid() != process:  # a launcher's own process has to fail for itself
                 raise
+            if _several() and not isinstance(error, PasError):  # of which the other processes know nothing
+                raise
             failures.append((" ".join(HydraConfig.get().overrides.task), error))
-            if options.multirun:  # said at once: it may be hours until the end
+            if options.multirun and _shows():  # said at once: it may be hours until the end
                 print(_told(error), file=sys.stderr)
 
     with explained(overrides), _hydra_raises(), _arguments(arguments):
@@ -61,22 +79,39 @@ def launch(arguments: Sequence[str]) -> int:
     if not options.multirun:
         raise failures[0][1]
     total = f" of {len(jobs)}" if jobs else ""
-    print(f"\npas: {len(failures)}{total} runs failed; the same command does them again:", file=sys.stderr)
-    for name, error in failures:
-        print(f"  {name}: {error}", file=sys.stderr)
+    lines = [f"  {name}: {error}" for name, error in failures]
+    say("\n".join([f"\npas: {len(failures)}{total} runs failed; the same command does them again:", *lines]))
     return 2
 
 
 def _run(config: Config) -> None:
     """Run, resume, or only show: a finished run is shown without loading what trains."""
     folder = run_folder(config)
-    result = read_result(folder)
+    result = _found(folder)
     if result is None:
         from pas import pipeline
 
         result = pipeline.run(config)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _shows():
         table.show(result, folder, Console())
+
+
+def _found(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run; of several processes all have to see the same."""
+    if not _several():
+        return read_result(folder)
+    from pas.distributed import from_leader
+
+    return from_leader(lambda: read_result(folder))
+
+
+def _several() -> bool:
+    """Whether torchrun started this process as one of several; asked without loading torch."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _shows() -> bool:
+    return not _several() or os.environ["RANK"] == "0"
 
 
 def _told(error: Exception) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from timm.utils import random_seed
 from torch import Tensor, nn
 
-from pas import onnx
+from pas import distributed, onnx
 from pas.architecture import Architecture
 from pas.config import Config, MethodConfig, architecture_file, method_label, variant
 from pas.cost.macs import macs, params
@@ -40,30 +40,30 @@ from pas.tracking import track
 def run(config: Config, console: Console | None = None) -> dict[str, Any]:
     """Run, or resume, or show what is finished: the content of the run's `result.json`.
 
+    In a process group all processes call it and get the same; they train and evaluate together, the leader does the rest.
+
     Raises PasError when data, weights or a model can't be had, the budget can't be met, the loss is not finite, or
     another process holds the run.
     """
     with open_run(config) as this:
-        done = this.finished()
+        done = distributed.from_leader(this.finished)
         if done is not None:
             return done
         start = _start(config, console)
         if config.hardware.threads:
             torch.set_num_threads(config.hardware.threads)
         chosen = config.data
-        data = load(
-            chosen.name,
-            root=chosen.root,
-            image_size=chosen.image_size,
-            val_fraction=chosen.val_fraction,
-            subset=chosen.subset,
-        )
+        with distributed.together():
+            data = load(
+                chosen.name,
+                root=chosen.root,
+                image_size=chosen.image_size,
+                val_fraction=chosen.val_fraction,
+                subset=chosen.subset,
+            )
+            device = distributed.device(config.hardware.device)
         with track(this, config) as tracker:
-            device = _device(config.hardware.device)
-            result = _steps(Setting(config, tracker, data, device, console or Console(stderr=True)), start)
-            this.write_json("result.json", result)
-            tracker.finish(result)
-        return result
+            return _steps(Setting(config, tracker, data, device, console or Console(stderr=True)), start)
 
 
 def _start(config: Config, console: Console | None) -> Architecture | None:
@@ -83,6 +83,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     parent = prepare(setting)
     search, searched_for = find(setting, parent.network, start)
     architecture = search.architecture
+    distributed.agree(architecture.to_json(), "the processes came to different widths: run on machines of one kind")
     this.write_text("architecture.json", architecture.to_json())
     backbone = search.settled() if search.method.inherits else _fresh(setting)
     small = slice(backbone, search.current, search.remaining)
@@ -97,17 +98,22 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     top1 = setting.top1(plain, config.train.finetune.precision)
     plain.cpu().eval()
     seconds = {"prepare": parent.seconds, "search": searched_for, "finetune": tuned_for}
-    times = _latencies(setting, fuse(parent.network).cpu(), plain)
-    result = _result(setting, search, architecture, parent, top1, times, seconds)
-    searched = config.train.search.epochs if search.method.learns else 0
-    result["epochs"] = {"dense": config.train.dense.epochs, "search": searched, "finetune": recipe.epochs}
-    result["exactness"] = {**exactness, "fuse_onnx": None}
-    if this.writes:
+
+    def conclude() -> dict[str, Any]:
+        times = _latencies(setting, fuse(parent.network).cpu(), plain)
+        result = _result(setting, search, architecture, parent, top1, times, seconds)
+        searched = config.train.search.epochs if search.method.learns else 0
+        result["epochs"] = {"dense": config.train.dense.epochs, "search": searched, "finetune": recipe.epochs}
+        result["exactness"] = {**exactness, "fuse_onnx": None}
         _publish(setting, plain, architecture, images, result)
         axes = search.signature.prunable
         names, dense = [axis.name for axis in axes], [axis.size for axis in axes]
         figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
-    return result
+        this.write_json("result.json", result)
+        setting.tracker.finish(result)
+        return result
+
+    return distributed.from_leader(conclude)
 
 
 def _fresh(setting: Setting) -> nn.Module:
@@ -183,7 +189,7 @@ def _latencies(setting: Setting, dense: nn.Module, plain: nn.Module) -> dict[str
 
 def _images(setting: Setting) -> Tensor:
     """A few test images on the CPU, for equality checks."""
-    x, _ = next(iter(setting.loader("test", 8, train=False).epoch(0)))
+    x, _ = next(iter(setting.loader("test", 8, train=False, shared=False).epoch(0)))
     return x.float().cpu()
 
 
@@ -197,11 +203,3 @@ def _error(one: nn.Module, other: nn.Module, images: Tensor) -> float:
 def _equal(one: nn.Module, other: nn.Module, images: Tensor) -> bool:
     with torch.no_grad():
         return torch.equal(one(images), other(images))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise PasError(f"hardware.device={name}: torch finds no CUDA device here; use hardware=cpu")
-    return torch.device(name)

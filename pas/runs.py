@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -92,15 +92,19 @@ def open_run(config: Config) -> Iterator[Run]:
 def open_folder(folder: Path) -> Iterator[Run]:
     """Lock a folder of runs/, for a run or for the dense training that runs share.
 
-    Under torchrun only the process of rank 0 locks and writes.
+    Of several processes only the leader locks and writes.
 
-    Raises PasError when another process has it.
+    Raises PasError (in all of them) when another run has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if int(os.environ.get("RANK", "0")) != 0:
-        yield Run(folder, folder.name, None)
-        return
-    with _locked(folder), _append(folder / METRICS) as metrics:
+    from pas import distributed  # loads torch
+
+    with ExitStack() as stack:
+        metrics = None
+        with distributed.together():
+            if distributed.leads():
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(folder))
+                metrics = stack.enter_context(_append(folder / METRICS))
         yield Run(folder, folder.name, metrics)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.utils import random_seed
 from torch import Tensor, nn
 
-from pas import models
+from pas import distributed, models
 from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig, dense_key
@@ -42,12 +42,14 @@ class Setting:
     device: torch.device
     console: Console
 
-    def loader(self, split: str, batch_size: int, *, train: bool) -> Loader:
-        """Batches of one split: shuffled and augmented for training."""
+    def loader(self, split: str, batch_size: int, *, train: bool, shared: bool = True) -> Loader:
+        """Batches of one split: shuffled and augmented for training, and divided among the processes if `shared`."""
         data, images = self.config.data, getattr(self.data, split)
         augment = Augment(data.crop_padding, data.flip, data.cutout)
         common = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
-        return make_loader(self.data, images, batch_size=batch_size, train=train, augment=augment, **common)
+        return make_loader(
+            self.data, images, batch_size=batch_size, train=train, augment=augment, shared=shared, **common
+        )
 
     def top1(self, network: nn.Module, precision: str) -> float:
         """Top-1 on the split that results are measured on, in percent."""
@@ -86,14 +88,15 @@ def prepare(setting: Setting) -> Parent:
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config)) as shared:
         weights, about = shared.folder / "model.safetensors", shared.folder / "dense.json"
-        if not about.exists():
+        if not distributed.from_leader(about.exists):
             trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
             top1 = setting.top1(trained, recipe.precision)
-            if shared.writes:
-                save_file(
-                    {name: tensor.cpu().contiguous().clone() for name, tensor in trained.state_dict().items()}, weights
-                )
-            shared.write_json("dense.json", {"top1": top1, "seconds": seconds})
+            with distributed.together():  # the others read what the leader has written
+                if shared.writes:
+                    save_file(
+                        {name: tensor.cpu().contiguous().clone() for name, tensor in trained.state_dict().items()}, weights
+                    )
+                shared.write_json("dense.json", {"top1": top1, "seconds": seconds})
         network.load_state_dict(load_file(weights))
         return Parent(network, **json.loads(about.read_text()))
 
@@ -134,7 +137,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
         **config.method.options,
     )
     began = time.monotonic()
-    search.calibrate(setting.loader("train", recipe.batch_size, train=True).epoch(0), _plain_loss)
+    search.calibrate(setting.loader("train", recipe.batch_size, train=True, shared=False).epoch(0), _plain_loss)
     if not search.method.learns:
         return search, time.monotonic() - began
     seconds, begin = 0.0, 0
@@ -153,6 +156,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
             begin=begin,
             until=until,
             device=setting.device,
+            sync_norm=config.hardware.sync_norm,
             extra_loss=search.penalty,
             after_step=search.step,
             status=search.status,
@@ -209,6 +213,7 @@ def _train(
         groups=weight_groups(network, recipe.weight_decay, decay_norms=recipe.decay_norms),
         stage=stage,
         device=setting.device,
+        sync_norm=setting.config.hardware.sync_norm,
         log=log,
         checkpoint=setting.checkpoint(run, stage),
         progress=setting.console,

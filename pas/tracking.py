@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from pas import distributed
 from pas.config import Config
 from pas.errors import PasError
 from pas.runs import Run
@@ -50,10 +51,13 @@ class Tracker:
 @contextmanager
 def track(run: Run, config: Config) -> Iterator[Tracker]:
     """A tracker of this run; what it mirrors to is closed whatever happens."""
-    if config.logger.name is None or not run.writes:
+    mirror = None
+    with distributed.together():
+        if config.logger.name is not None and run.writes:
+            mirror = _wandb(run, config)
+    if mirror is None:
         yield Tracker(run, None)
         return
-    mirror = _wandb(run, config)
     try:
         yield Tracker(run, mirror)
     except BaseException:

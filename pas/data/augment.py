@@ -16,21 +16,26 @@ class Augment:
     cutout: int
 
 
-def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def augmented(
+    images: Tensor, augment: Augment, generator: torch.Generator, share: slice = slice(None), batch: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Shift, mirror and choose the square of every image of a batch (N, C, H, W) on its own.
+
+    `images` may be only a `share` of a batch of `batch` images: each looks as it would among all of them.
 
     Returns the images, and what cutout leaves as 0/1 (N, 1, H, W), to be multiplied after normalising, so that the
     blank is the mean colour; None without cutout.
     """
     n, channels, height, width = images.shape
+    whole = n if batch is None else batch
     device = images.device
     if augment.crop_padding or augment.flip:
         padding = augment.crop_padding
-        top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator).to(device)
+        top, left = torch.randint(0, 2 * padding + 1, (2, whole, 1), generator=generator)[:, share].to(device)
         rows = top + torch.arange(height, device=device)
         columns = torch.arange(width, device=device).expand(n, width)
         if augment.flip:
-            mirrored = torch.rand(n, 1, generator=generator).to(device) < 0.5
+            mirrored = torch.rand(whole, 1, generator=generator)[share].to(device) < 0.5
             columns = torch.where(mirrored, width - 1 - columns, columns)
         # one gather over the flattened padded image does the crop and the flip
         where = rows.unsqueeze(2) * (width + 2 * padding) + (columns + left).unsqueeze(1)
@@ -39,7 +44,7 @@ def augmented(images: Tensor, augment: Augment, generator: torch.Generator) -> t
         images = padded.gather(2, flat).view(n, channels, height, width)
     if not augment.cutout:
         return images, None
-    centre = torch.rand(2, n, 1, generator=generator).to(device)
+    centre = torch.rand(2, whole, 1, generator=generator)[:, share].to(device)
     near_row = _near(centre[0], height, augment.cutout)
     near_column = _near(centre[1], width, augment.cutout)
     return images, ~(near_row.unsqueeze(2) & near_column.unsqueeze(1)).unsqueeze(1)

@@ -1,6 +1,7 @@
 """Batches of a split. Order and augmentation are pure functions of (seed, epoch, batch): a resumed run sees the same.
 
-Under torch.distributed every rank walks over the same global batches and takes its share of each.
+Of several processes each walks over the same global batches and takes its share of them, pixel for pixel what one
+process would make of these images.
 """
 
 import hashlib
@@ -9,12 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from pas import distributed
 from pas.data.augment import Augment, augmented
 from pas.data.folder import Item, folder_batches
 from pas.data.sets import AnySplit, Data, FolderSplit, Split
+from pas.errors import PasError
 
 
 class Loader(Protocol):
@@ -27,24 +29,31 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which images make batch b of epoch e, over all ranks."""
+    """Which images make batch b of epoch e, and which of them are this process's.
+
+    `shared`: the processes divide each batch among them; otherwise every one has all of it.
+    """
 
     size: int
     batch_size: int
     seed: int
     drop_last: bool
     shuffle: bool
+    shared: bool = True
 
     def __len__(self) -> int:
         return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[int, Tensor]]:
-        """This rank's share of the batches from `start` on: (number of the batch, indices)."""
+        """The whole batches from `start` on: (number of the batch, indices)."""
         shuffled = self.shuffle
         order = torch.randperm(self.size, generator=generator(self.seed, epoch)) if shuffled else torch.arange(self.size)
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for batch in range(start, len(self)):
-            yield batch, order[batch * self.batch_size : (batch + 1) * self.batch_size][rank::world]
+            yield batch, order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def share(self) -> slice:
+        """The places of this process's images in every batch; in a last batch that isn't full there may be none."""
+        return slice(distributed.rank(), None, distributed.world()) if self.shared else slice(None)
 
 
 class MemoryLoader:
@@ -62,8 +71,9 @@ class MemoryLoader:
         device: torch.device | str,
         drop_last: bool,
         shuffle: bool,
+        shared: bool = True,
     ) -> None:
-        self.order = BatchOrder(len(split), batch_size, seed, drop_last, shuffle)
+        self.order = BatchOrder(len(split), batch_size, seed, drop_last, shuffle, shared)
         self.augment, self.seed, self.device = augment, seed, torch.device(device)
         self.images, self.labels = split.images.to(device), split.labels.to(device)
         # (x / 255 - mean) / std in one multiplication and one addition
@@ -75,9 +85,13 @@ class MemoryLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `epoch` from number `start` on: float32 (N, C, H, W), int64 (N,)."""
-        for batch, indices in self.order.batches(epoch, start):
-            indices = indices.to(self.device, non_blocking=True)
-            x, keep = augmented(self.images[indices], self.augment, generator(self.seed, epoch, batch))
+        share = self.order.share()
+        for batch, everybodys in self.order.batches(epoch, start):
+            indices = everybodys[share].to(self.device, non_blocking=True)
+            if not len(indices):
+                continue
+            chance = generator(self.seed, epoch, batch)
+            x, keep = augmented(self.images[indices], self.augment, chance, share, len(everybodys))
             x = torch.addcmul(self.shift, x.float(), self.scale)
             yield x if keep is None else x * keep, self.labels[indices]
 
@@ -103,8 +117,9 @@ class FolderLoader:
         drop_last: bool,
         shuffle: bool,
         workers: int,
+        shared: bool = True,
     ) -> None:
-        self.order = BatchOrder(len(split), batch_size, seed, drop_last, shuffle)
+        self.order = BatchOrder(len(split), batch_size, seed, drop_last, shuffle, shared)
         self.seed, self.device = seed, torch.device(device)
         self._batches = folder_batches(split, image_size, mean, std, augment, workers, self.device.type == "cuda")
 
@@ -113,9 +128,11 @@ class FolderLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `epoch` from number `start` on: float32 (N, C, H, W), int64 (N,)."""
+        share = self.order.share()
         batches = (
-            [Item(index, stable_seed(self.seed, epoch, index)) for index in indices.tolist()]
+            [Item(index, stable_seed(self.seed, epoch, index)) for index in indices[share].tolist()]
             for _, indices in self.order.batches(epoch, start)
+            if len(indices[share])
         )
         for x, y in self._batches(batches):
             yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
@@ -131,19 +148,30 @@ def make_loader(
     seed: int,
     device: torch.device | str,
     workers: int,
+    shared: bool = True,
 ) -> MemoryLoader | FolderLoader:
     """The loader that fits the split. For training it shuffles, augments and drops a last batch that isn't full.
 
-    A training split smaller than a batch makes one smaller batch an epoch.
+    A training split smaller than a batch makes one smaller batch an epoch. `batch_size` counts the images of all
+    processes; unless `shared`, every process gets every batch whole.
+
+    Raises PasError when a batch to train on can't be divided evenly among the processes.
     """
+    batch_size = min(batch_size, len(split)) if train else batch_size
+    processes = distributed.world()
+    if train and shared and batch_size % processes:
+        raise PasError(
+            f"a batch of {batch_size} images can't be divided evenly among {processes} processes: choose a batch_size that can"
+        )
     common = {
-        "batch_size": min(batch_size, len(split)) if train else batch_size,
+        "batch_size": batch_size,
         "mean": data.mean,
         "std": data.std,
         "seed": seed,
         "device": device,
         "drop_last": train,
         "shuffle": train,
+        "shared": shared,
     }
     if isinstance(split, FolderSplit):
         choice = augment if train else None

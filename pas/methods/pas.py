@@ -18,9 +18,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from pas import distributed
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem
 
@@ -165,9 +165,7 @@ class Pas(Method):
         if self._seen is None:
             return
         seen, self._seen = self._seen, None
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(seen)
-            seen /= dist.get_world_size()
+        seen = distributed.total(seen) / distributed.world()  # the gradient of the mean loss, alike on every process
         if not bool(seen.isfinite().all()):  # an overflow, whose step a gradient scaler skips
             return
         square = seen.square().cpu()

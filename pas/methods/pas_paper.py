@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from pas.criteria import Batch, Loss, taylor
@@ -104,11 +103,9 @@ class PasPaper(Method):
         self.taken += 1
         if self.rate:
             self.multiplier = max(0.0, self.multiplier + self.rate * self._error())
-        with torch.no_grad():
-            if self.guard:
+        if self.guard:
+            with torch.no_grad():
                 self._open_best()
-            if dist.is_available() and dist.is_initialized():
-                dist.broadcast(self.gates.value, 0)  # ranks that drift by a rounding would differ by a whole channel
 
     def scores(self) -> np.ndarray:
         scores = np.full(self.problem.signature.channels, np.inf)

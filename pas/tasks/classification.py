@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from pas import distributed
 from pas.data.loader import Loader
 from pas.train.recipe import Recipe
 
@@ -29,7 +29,8 @@ def loss(
     """The training loss: (model, x (N, C, H, W), y (N,)) -> (mean loss, hits). Mixed images have no hits.
 
     With `recipe.distill` = d above 0, ``(1 - d) CE + d T^2 KL(teacher || network)`` at temperature T (Hinton et al.,
-    https://arxiv.org/abs/1503.02531); the teacher sees the same (mixed) images and must be in eval mode.
+    https://arxiv.org/abs/1503.02531); the teacher sees the same (mixed) images and must be in eval mode. Of several
+    processes each mixes its own images with one another, in the proportion that all have in common.
     """
     smoothing, share = recipe.label_smoothing, recipe.distill
     if share and teacher is None:
@@ -67,7 +68,10 @@ def distillation(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: Loader, *, device: torch.device | str, precision: str) -> Metrics:
-    """Measure `model` over one epoch of `loader`, in eval mode; it is left in the mode that it had."""
+    """Measure `model` over one epoch of `loader`, in eval mode; it is left in the mode that it had.
+
+    Several processes share the images and all come to the same numbers.
+    """
     device = torch.device(device)
     was_training = model.training
     model.to(device).eval()
@@ -80,7 +84,5 @@ def evaluate(model: nn.Module, loader: Loader, *, device: torch.device | str, pr
         total = F.cross_entropy(logits.float(), y, reduction="sum")
         sums += torch.stack((best[:, 0].sum(), best.sum(), total, total.new_tensor(len(y)))).double()
     model.train(was_training)
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    top1, top5, total, n = sums.tolist()
+    top1, top5, total, n = distributed.total(sums).tolist()
     return Metrics(top1=100 * top1 / n, top5=100 * top5 / n, loss=total / n, n=int(n))

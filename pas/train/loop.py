@@ -1,4 +1,8 @@
-"""One training loop for every stage: dense training, search, fine-tuning. It stops and resumes bit for bit on a CPU."""
+"""One training loop for every stage: dense training, search, fine-tuning. It stops and resumes bit for bit on a CPU.
+
+In a process group it is one training: every process takes its share of each batch, and what decides (a loss that isn't
+finite, a checkpoint that is due) is decided for all, so that none waits for one that has gone.
+"""
 
 import math
 import time
@@ -8,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pas import distributed
 from pas.data.loader import Loader
 from pas.errors import PasError
 from pas.train.checkpoint import Checkpoint
 from pas.train.meter import Meter
+from pas.train.norm import GlobalNorm
 from pas.train.progress import Bar, Values
 from pas.train.recipe import Recipe, make_optimizer, make_schedule
 from pas.train.resume import Position, Stateful, identity, restore, store
@@ -50,6 +55,7 @@ def fit(
     groups: Iterable[dict[str, Any]],
     stage: str,
     device: torch.device | str,
+    sync_norm: bool = True,
     steps: int | None = None,
     begin: int = 0,
     until: int | None = None,
@@ -67,6 +73,8 @@ def fit(
         loss: (model, x, y) -> (mean loss, number of hits or None), made by a task.
         groups: parameter groups, each with what it wants to differ from the recipe.
         stage: a name for rows and messages, such as "search".
+        sync_norm: of several processes, batch norms see the images of all, as one process would; otherwise each sees
+            its own, and the running statistics are those of the first.
         steps: optimiser steps; None means the recipe's epochs.
         begin, until: train only the steps after `begin` up to `until`, on the schedule of all of them.
         extra_loss: added once a step, such as a search's penalty.
@@ -79,13 +87,16 @@ def fit(
         progress: where to draw the bar; None is silent.
 
     Raises:
-        PasError: the loss isn't finite, or the checkpoint belongs to another training.
+        PasError: the loss isn't finite, the checkpoint belongs to another training, or `recipe.compile` meets
+            `sync_norm` in several processes.
     """
     device = torch.device(device)
     total = steps if steps is not None else max(1, recipe.epochs * len(loader) // recipe.accumulate)
     last = total if until is None else until
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
     model.to(device, memory_format=layout).train()
+    sync_norm = sync_norm and distributed.several()
+    network, unsynchronised = _network(model, recipe, device, sync_norm)
     optimizer = make_optimizer(groups, recipe)
     schedule = make_schedule(optimizer, recipe, steps=total, steps_per_epoch=len(loader) / recipe.accumulate)
     clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
@@ -96,14 +107,16 @@ def fit(
     if ema is not None:
         parts["ema"] = ema
     whose = {**identity(stage, total, recipe), "begin": begin, "until": last}
-    place = restore(checkpoint, whose, parts) if checkpoint is not None else None
+    with distributed.together():
+        place = restore(checkpoint, whose, parts) if checkpoint is not None else None
     if place is None:
         place = Position(step=begin, seconds=0.0, last=meter.read())
         if schedule is not None and begin:
             schedule.step_update(begin)
+    distributed.agree(place.step, "the processes don't find the same checkpoint: paths.runs must be one folder for all")
 
-    leads = not dist.is_initialized() or dist.get_rank() == 0  # one process shows, logs and saves
-    network, unsynchronised = _network(model, recipe, device)
+    leads = distributed.leads()  # one process shows, logs and saves
+    norms = GlobalNorm() if sync_norm else nullcontext()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     row_every = max(1, len(loader) // recipe.accumulate // LOGS_AN_EPOCH)
     batches = _stream(loader, place.step * recipe.accumulate)
@@ -118,7 +131,7 @@ def fit(
                 y = y.to(device, non_blocking=True)
                 complete = part == recipe.accumulate - 1
                 with nullcontext() if complete else unsynchronised():
-                    with autocast:
+                    with norms, autocast:
                         value, hits = loss(network, x, y)
                     objective = value / recipe.accumulate
                     if complete and extra_loss is not None:
@@ -142,7 +155,7 @@ def fit(
             ended = place.step == last
             if place.step % row_every == 0 or ended:
                 _refuse_infinite(meter, stage, place.step, rate)
-                place.last = meter.read(all_ranks=True)
+                place.last = meter.read()
                 meter.reset()
                 values = status() if status is not None else {}
                 if leads and log is not None:
@@ -152,19 +165,28 @@ def fit(
             if bar.due() or ended:
                 bar.update(place.step, {**_known(place.last), **(status() if status is not None else {})})
             waited = time.monotonic() - saved_at
-            if leads and checkpoint is not None and (ended or checkpoint.due(place.step, waited)):
+            if checkpoint is not None and (ended or distributed.broadcast(checkpoint.due(place.step, waited))):
                 _refuse_infinite(meter, stage, place.step, rate)
-                store(checkpoint, whose, parts, place)
+                if leads:
+                    store(checkpoint, whose, parts, place)
                 saved_at = time.monotonic()
 
+    if not sync_norm:
+        for module in (model, ema):
+            if module is not None:
+                distributed.share_buffers(module)
     averaged = ema.module if ema is not None else None
     return Fitted(place.step, place.seconds, place.last["loss"], place.last["top1"], averaged)
 
 
-def _network(model: nn.Module, recipe: Recipe, device: torch.device) -> tuple[nn.Module, Callable[[], Any]]:
+def _network(
+    model: nn.Module, recipe: Recipe, device: torch.device, sync_norm: bool
+) -> tuple[nn.Module, Callable[[], Any]]:
     """What to call for the forward pass, and a context in which gradients aren't exchanged between processes yet."""
     unsynchronised: Callable[[], Any] = nullcontext
-    if dist.is_initialized():
+    if distributed.several():
+        if recipe.compile and sync_norm:
+            raise PasError("compile can't see norms over several processes: set hardware.compile=false or hardware.sync_norm=false")
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
         unsynchronised = model.no_sync
     return torch.compile(model) if recipe.compile else model, unsynchronised
@@ -179,7 +201,7 @@ def _stream(loader: Loader, first: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _refuse_infinite(meter: Meter, stage: str, step: int, rate: float) -> None:
-    if not meter.finite():
+    if not meter.gather():
         raise PasError(f"{stage}: the loss became infinite or NaN by step {step} at lr {rate:.3g}: lower the learning "
                        "rate, lengthen its warm-up or set clip_grad")  # fmt: skip
 

@@ -5,46 +5,52 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from pas import distributed
 
 
 class Meter:
-    """Sums over the batches since the last `reset`; `read` and `finite` alone wait for the device."""
+    """Sums over the batches since the last `reset`, of every process its own; only `gather` waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(2, device=device)  # loss times images, hits
-        self.images = 0
+        self.sums = torch.zeros(3, device=device)  # loss times images, hits, images
+        self.everywhere = torch.zeros(distributed.world(), 3)
         self.counts_hits = True
 
     def add(self, loss: Tensor, hits: Tensor | None, images: int) -> None:
         """Add a batch: its mean loss, and how many were right (None where that has no meaning)."""
         self.counts_hits = hits is not None
         right = loss.new_zeros(()) if hits is None else hits
-        self.sums += torch.stack((loss.detach() * images, right))
-        self.images += images
+        self.sums += torch.stack((loss.detach() * images, right, self.sums.new_full((), images)))
 
-    def read(self, all_ranks: bool = False) -> dict[str, float | None]:
-        """Mean loss and top-1 in percent, of this process or of all (then every rank must call)."""
-        sums = torch.cat((self.sums, self.sums.new_tensor([self.images])))
-        if all_ranks and dist.is_initialized():
-            dist.all_reduce(sums)
-        loss, hits, images = sums.tolist()
+    def gather(self) -> bool:
+        """Learn the sums of all processes, for `read` and `state_dict`; whether every loss was a finite number.
+
+        Each process has to call, and each gets the same answer.
+        """
+        self.everywhere = distributed.gathered(self.sums).cpu()
+        return bool(self.everywhere.isfinite().all())
+
+    def read(self) -> dict[str, float | None]:
+        """Mean loss and top-1 in percent over all processes, as they were at the last `gather`."""
+        loss, hits, images = self.everywhere.sum(0).tolist()
         if not images:
             return {"loss": math.nan, "top1": None}
         return {"loss": loss / images, "top1": 100 * hits / images if self.counts_hits else None}
 
-    def finite(self) -> bool:
-        """Whether every loss since the last `reset` was a finite number."""
-        return bool(self.sums.isfinite().all())
-
     def reset(self) -> None:
+        """Begin anew."""
         self.sums.zero_()
-        self.images = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "images": self.images}
+        """The sums of each process (processes, 3), as they were at the last `gather`."""
+        return {"sums": self.everywhere}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.sums.copy_(state_dict["sums"])
-        self.images = state_dict["images"]
+        """Every process takes its own sums back; the leader takes them all when there were more or fewer processes."""
+        saved = state_dict["sums"]
+        if len(saved) == distributed.world():
+            self.sums.copy_(saved[distributed.rank()])
+        else:
+            self.sums.copy_(saved.sum(0) * distributed.leads())
