@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
 from pas.config import Config
-from pas.errors import PasError
+from pas.errors import PasError, told
 from pas.report import table
 from pas.result import read_result
 from pas.runs import run_folder
@@ -25,7 +25,8 @@ from pas.runs import run_folder
 def launch(arguments: Sequence[str]) -> int:
     """Run `pas search` with these arguments; the exit code. Raises PasError for whatever is refused at launch.
 
-    Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2.
+    Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2. Ctrl-C and
+    SIGTERM end the whole sweep.
     """
     parser = get_args_parser()
     options, unknown = parser.parse_known_args(list(arguments))
@@ -63,7 +64,7 @@ def launch(arguments: Sequence[str]) -> int:
     total = f" of {len(jobs)}" if jobs else ""
     print(f"\npas: {len(failures)}{total} runs failed; the same command does them again:", file=sys.stderr)
     for name, error in failures:
-        print(f"  {name}: {error}", file=sys.stderr)
+        print(f"  {name}: {_summary(error)}", file=sys.stderr)
     return 2
 
 
@@ -80,7 +81,13 @@ def _run(config: Config) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"pas: {error}" if isinstance(error, PasError) else "".join(traceback.format_exception(error))
+    line = told(error)
+    return "".join(traceback.format_exception(error)) if line is None else f"pas: {line}"
+
+
+def _summary(error: Exception) -> str:
+    """One line of any error; `_told` has shown the rest."""
+    return told(error) or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _title(jobs: Sequence[Config] | None) -> str:

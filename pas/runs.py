@@ -5,18 +5,21 @@ runs/<run_key>/  config.yaml  metrics.jsonl  checkpoint/  architecture.json  bun
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
 from pas.config import Config, run_key
+from pas.disk import ASIDE, write_text, writing
 from pas.errors import PasError
 from pas.result import FILE, check_result, read_result
 
@@ -30,7 +33,7 @@ class Run:
 
     folder: Path
     key: str
-    metrics: TextIO | None
+    metrics: FileIO | None
 
     @property
     def result_path(self) -> Path:
@@ -71,8 +74,10 @@ class Run:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
         if self.metrics is not None:
-            self.metrics.write(json.dumps(row) + "\n")
-            self.metrics.flush()
+            line = (json.dumps(row) + "\n").encode()
+            with writing(self.folder / METRICS):
+                if self.metrics.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def run_folder(config: Config) -> Path:
@@ -89,18 +94,22 @@ def open_run(config: Config) -> Iterator[Run]:
 
 
 @contextmanager
-def open_folder(folder: Path) -> Iterator[Run]:
+def open_folder(folder: Path, wait: Callable[[str], None] | None = None) -> Iterator[Run]:
     """Lock a folder of runs/, for a run or for the dense training that runs share.
 
-    Under torchrun only the process of rank 0 locks and writes.
+    Under torchrun only the process of rank 0 locks and writes. `wait`: takes a line that says whom it waits for while
+    another process has the folder; without it that is refused.
 
-    Raises PasError when another process has it.
+    Raises PasError when another process has it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     if int(os.environ.get("RANK", "0")) != 0:
         yield Run(folder, folder.name, None)
         return
-    with _locked(folder), _append(folder / METRICS) as metrics:
+    with _locked(folder, wait), _append(folder / METRICS) as metrics:
+        for half in folder.glob(f".*{ASIDE}"):  # of a process that was killed: this one alone writes here now
+            half.unlink(missing_ok=True)
         yield Run(folder, folder.name, metrics)
 
 
@@ -120,47 +129,38 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: written aside, on the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, wait: Callable[[str], None] | None) -> Iterator[None]:
     # Opened without truncation: the text inside is the holder's. The kernel frees the lock when a process dies.
-    with (folder / LOCK).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise PasError(
-                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, or stop it and start again"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with writing(folder / LOCK):
+        lock = (folder / LOCK).open("a+b", buffering=0)
+    with lock:
+        with writing(folder / LOCK):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = f"{folder} is in use by process {lock.read().decode(errors='replace').strip() or '?'}"
+                if wait is None:
+                    raise PasError(f"{holder}: wait for it, or stop it and start again") from None
+                wait(f"{holder}: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
         yield
 
 
 @contextmanager
-def _append(path: Path) -> Iterator[TextIO]:
-    with path.open("a+b") as raw:
+def _append(path: Path) -> Iterator[FileIO]:
+    # Not buffered: a row is a line with the system when `log` returns, and nothing is left to be written at the end.
+    with writing(path):
+        file = path.open("a+b", buffering=0)
+    with file:
         # a crash may have left half a line: what follows must not be glued to it
-        size = raw.seek(0, os.SEEK_END)
-        if size:
-            raw.seek(size - 1)
-            if raw.read(1) != b"\n":
-                raw.write(b"\n")
-    with path.open("a", encoding="utf-8") as file:
+        with writing(path):
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
         yield file

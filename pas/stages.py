@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from timm.utils import random_seed
 from torch import Tensor, nn
 
@@ -18,11 +17,12 @@ from pas import models
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig, dense_key
 from pas.data import Augment, Data, Loader, make_loader
+from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search
 from pas.tasks import classification
 from pas.tracking import Tracker
-from pas.train.checkpoint import Checkpoint
+from pas.train.checkpoint import Checkpoint, random_state, set_random_state
 from pas.train.loop import fit
 from pas.train.recipe import Recipe, weight_groups
 
@@ -46,6 +46,10 @@ class Setting:
         common = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
         return make_loader(self.data, images, batch_size=batch_size, train=train, augment=augment, **common)
 
+    def say(self, line: str) -> None:
+        """A line for the person who waits."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def top1(self, network: nn.Module, precision: str) -> float:
         """Top-1 on the test split, in percent."""
         loader = self.loader("test", EVALUATION_BATCH, train=False)
@@ -60,17 +64,6 @@ class Setting:
         return torch.zeros(1, self.data.channels, self.data.image_size, self.data.image_size)
 
 
-@dataclass(frozen=True)
-class Parent:
-    """The dense network with its weights, its top-1 on the test split in percent, and the seconds that its training
-    took.
-    """
-
-    network: nn.Module
-    top1: float
-    seconds: float
-
-
 def prepare(setting: Setting) -> Parent:
     """The dense parent: with the weights that the configuration names, or trained here once for all runs that share
     it.
@@ -81,18 +74,20 @@ def prepare(setting: Setting) -> Parent:
     network = make(config, setting.data)
     if config.train.dense.epochs == 0 or config.model.weights or config.model.pretrained:
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
-    with open_folder(Path(config.paths.runs) / dense_key(config)) as shared:
-        weights, about = shared.folder / "model.safetensors", shared.folder / "dense.json"
-        if not about.exists():
+    with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
+        if not is_trained(shared.folder):
+            _refuse_early(setting, network)
             trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
             top1 = setting.top1(trained, recipe.precision)
-            if shared.writes:
-                save_file(
-                    {name: tensor.cpu().contiguous().clone() for name, tensor in trained.state_dict().items()}, weights
-                )
-            shared.write_json("dense.json", {"top1": top1, "seconds": seconds})
-        network.load_state_dict(load_file(weights))
-        return Parent(network, **json.loads(about.read_text()))
+            write_parent(shared, trained, {"top1": top1, "seconds": seconds})
+        return read_parent(shared.folder, network)
+
+
+def _refuse_early(setting: Setting, network: nn.Module) -> None:
+    """Make the search once before the parent is trained: what it refuses is refused now, and not after hours. Draws nothing."""
+    before = random_state()
+    search_of(setting, copy.deepcopy(network), steps=1)
+    set_random_state(before)
 
 
 def make(config: Config, data: Data) -> nn.Module:
@@ -113,19 +108,8 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
     recipe = _recipe(config.train.search)
     loader = setting.loader("train", recipe.batch_size, train=True)
     steps = max(1, recipe.epochs * len(loader) // recipe.accumulate)
-    limits = {kind: amount for kind, amount in vars(config.budget).items() if amount is not None}
     random_seed(config.seed)
-    search = Search(
-        parent.to(setting.device),
-        setting.example().to(setting.device),
-        budget=Budget(**limits),
-        steps=steps,
-        method=config.method.name,
-        keep=config.options.keep,
-        min_width=config.options.min_width,
-        round_to=config.options.round_to,
-        **config.method.options,
-    )
+    search = search_of(setting, parent.to(setting.device), steps)
     fitted = fit(
         search.model,
         loader,
@@ -143,6 +127,22 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
         progress=setting.console,
     )
     return search, fitted.seconds
+
+
+def search_of(setting: Setting, network: nn.Module, steps: int) -> Search:
+    """The search of a configuration on a network. Raises PasError when the budget can't be met or the network not be captured."""
+    config = setting.config
+    return Search(
+        network,
+        setting.example().to(next(network.parameters()).device),
+        budget=Budget(**{kind: amount for kind, amount in vars(config.budget).items() if amount is not None}),
+        steps=steps,
+        method=config.method.name,
+        keep=config.options.keep,
+        min_width=config.options.min_width,
+        round_to=config.options.round_to,
+        **config.method.options,
+    )
 
 
 def finetune(setting: Setting, small: nn.Module) -> tuple[nn.Module, float]:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pas.data.loader import Loader
 from pas.errors import PasError
+from pas.stop import Stopped, asked
 from pas.train.checkpoint import Checkpoint
 from pas.train.meter import Meter
 from pas.train.progress import Bar, Values
@@ -75,8 +76,12 @@ def fit(
         extras: what else belongs to the state.
         progress: where to draw the bar; None is silent.
 
+    Ctrl-C and SIGTERM stop it after the step at hand, with its state saved when there is a checkpoint; a second one at once.
+
     Raises:
-        PasError: the loss isn't finite, or the checkpoint belongs to another training.
+        PasError: the loss or a weight isn't finite (what was saved before stays), or the checkpoint belongs to another
+            training or can't be written.
+        Stopped: it was asked to stop.
     """
     device = torch.device(device)
     total = steps if steps is not None else max(1, recipe.epochs * len(loader) // recipe.accumulate)
@@ -102,8 +107,13 @@ def fit(
     batches = _stream(loader, place.step * recipe.accumulate)
     started = time.monotonic() - place.seconds
     saved_at = time.monotonic()
+    saved_step = place.step
 
-    with Bar(stage, total, place.step, progress if leads else None) as bar:
+    def check() -> None:
+        if not meter.finite() or not _finite(model):
+            raise PasError(_diverged(stage, place.step, rate, checkpoint, saved_step))
+
+    with Bar(stage, total, place.step, progress if leads else None) as bar, asked() as stop:
         while place.step < total:
             for part in range(recipe.accumulate):
                 x, y = next(batches)
@@ -133,8 +143,11 @@ def fit(
 
             place.seconds = time.monotonic() - started
             ended = place.step == total
-            if place.step % row_every == 0 or ended:
-                _refuse_infinite(meter, stage, place.step, rate)
+            row_due = place.step % row_every == 0 or ended
+            stopping = _agreed(stop(), row_due, device)
+            if row_due:
+                if ended or not meter.finite():
+                    check()
                 place.last = meter.read(all_ranks=True)
                 meter.reset()
                 values = status() if status is not None else {}
@@ -145,10 +158,12 @@ def fit(
             if bar.due() or ended:
                 bar.update(place.step, {**_known(place.last), **(status() if status is not None else {})})
             waited = time.monotonic() - saved_at
-            if leads and checkpoint is not None and (ended or checkpoint.due(place.step, waited)):
-                _refuse_infinite(meter, stage, place.step, rate)
+            if leads and checkpoint is not None and (ended or stopping or checkpoint.due(place.step, waited)):
+                check()
                 store(checkpoint, whose, parts, place)
-                saved_at = time.monotonic()
+                saved_at, saved_step = time.monotonic(), place.step
+            if stopping:
+                raise Stopped(stopping, f"{stage}, step {place.step} of {total}")
 
     averaged = ema.module if ema is not None else None
     return Fitted(place.step, place.seconds, place.last["loss"], place.last["top1"], averaged)
@@ -171,10 +186,30 @@ def _stream(loader: Loader, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, start = epoch + 1, 0
 
 
-def _refuse_infinite(meter: Meter, stage: str, step: int, rate: float) -> None:
-    if not meter.finite():
-        raise PasError(f"{stage}: the loss became infinite or NaN by step {step} at lr {rate:.3g}: lower the learning "
-                       "rate, lengthen its warm-up or set clip_grad")  # fmt: skip
+def _agreed(signal: int | None, row_due: bool, device: torch.device) -> int | None:
+    """The signal after which all processes stop at this step: together, and only where they wait for each other anyway."""
+    if not dist.is_initialized():
+        return signal
+    if not row_due:
+        return None
+    numbers = torch.tensor(signal or 0, device=device)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers) or None
+
+
+def _finite(model: nn.Module) -> bool:
+    """Whether all weights and statistics are finite: a gradient can be infinite while the loss isn't yet."""
+    checks = [tensor.isfinite().all() for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    return not checks or bool(torch.stack(checks).all())
+
+
+def _diverged(stage: str, step: int, rate: float, checkpoint: Checkpoint | None, saved: int) -> str:
+    kept = f"; the state of step {saved} is kept in {checkpoint.folder}" if checkpoint is not None and saved else ""
+    return (
+        f"{stage}: the loss or a weight became infinite or NaN by step {step} at lr {rate:.3g}{kept}: lower "
+        f"train.{stage}.lr, lengthen train.{stage}.warmup_epochs or set train.{stage}.clip_grad=1, and start again "
+        "(changed settings make a run of its own, which starts from the same dense parent where that stays the same)"
+    )
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:
