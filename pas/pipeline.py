@@ -20,6 +20,7 @@ from pas.config import Config, variant
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import load
+from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
 from pas.publish import bundle
@@ -88,7 +89,8 @@ def _steps(setting: Setting) -> dict[str, Any]:
         _publish(setting, plain, architecture, images, result)
         axes = search.signature.prunable
         names, dense = [axis.name for axis in axes], [axis.size for axis in axes]
-        figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
+        with writing(this.figures):
+            figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
     return result
 
 

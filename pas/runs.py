@@ -108,7 +108,7 @@ def open_folder(folder: Path, wait: Callable[[str], None] | None = None) -> Iter
         yield Run(folder, folder.name, None)
         return
     with _locked(folder, wait), _append(folder / METRICS) as metrics:
-        for half in folder.glob(f".*{ASIDE}"):  # of a process that was killed: this one alone writes here now
+        for half in folder.rglob(f".*{ASIDE}"):  # of a process that was killed: this one alone writes here now
             half.unlink(missing_ok=True)
         yield Run(folder, folder.name, metrics)
 

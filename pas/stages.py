@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ from rich.console import Console
 from timm.utils import random_seed
 from torch import Tensor, nn
 
-from pas import models
+from pas import models, onnx
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig, dense_key
 from pas.data import Augment, Data, Loader, make_loader
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search
+from pas.surgery.fuse import fuse
 from pas.tasks import classification
 from pas.tracking import Tracker
 from pas.train.checkpoint import Checkpoint, random_state, set_random_state
@@ -72,11 +74,11 @@ def prepare(setting: Setting) -> Parent:
     recipe = _recipe(config.train.dense)
     random_seed(config.seed)
     network = make(config, setting.data)
+    _refuse_early(setting, network)
     if config.train.dense.epochs == 0 or config.model.weights or config.model.pretrained:
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
         if not is_trained(shared.folder):
-            _refuse_early(setting, network)
             trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
             top1 = setting.top1(trained, recipe.precision)
             write_parent(shared, trained, {"top1": top1, "seconds": seconds})
@@ -84,9 +86,15 @@ def prepare(setting: Setting) -> Parent:
 
 
 def _refuse_early(setting: Setting, network: nn.Module) -> None:
-    """Make the search once before the parent is trained: what it refuses is refused now, and not after hours. Draws nothing."""
+    """What the search or the export would refuse is refused now, and not after hours of training. Draws nothing.
+
+    Networks that were registered with timm are known to export.
+    """
     before = random_state()
     search_of(setting, copy.deepcopy(network), steps=1)
+    if setting.config.model.entry is not None:
+        with TemporaryDirectory() as folder:
+            onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
     set_random_state(before)
 
 
