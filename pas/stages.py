@@ -91,6 +91,8 @@ def _refuse_early(setting: Setting, network: nn.Module) -> None:
     Networks that were registered with timm are known to export.
     """
     before = random_state()
+    for stage in vars(setting.config.train).values():
+        _recipe(stage)
     search_of(setting, copy.deepcopy(network), steps=1)
     if setting.config.model.entry is not None:
         with TemporaryDirectory() as folder:

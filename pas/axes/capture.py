@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 import torch
@@ -117,11 +118,12 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter logs the graph so far before it raises; the exception says what there is to say."""
+    """The exporter logs and prints the graph so far before it raises; the exception says what there is to say."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with redirect_stderr(StringIO()):
+            yield
     finally:
         logging.disable(before)
 

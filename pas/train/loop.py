@@ -137,7 +137,11 @@ def fit(
             if schedule is not None:
                 schedule.step_update(place.step)
             if after_step is not None:
-                after_step()
+                try:
+                    after_step()
+                except Exception:
+                    check()  # a method can't compute with what isn't a number: then that is what has to be said
+                    raise
             if ema is not None:
                 ema.update(model, step=place.step)
 
