@@ -68,7 +68,8 @@ def save(
         "pas": {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about},
     }
     digests = {name: digest((folder / name).read_bytes()) for name in DIGESTED}
-    config["pas"]["sha256"] = {**digests, "config.json": _own_digest(config)}
+    config["pas"]["sha256"] = digests
+    config["pas"]["sha256"] = {**digests, FILES[0]: _own_digest(config)}
     write_text(folder / "config.json", json.dumps(config, indent=1))
 
 
@@ -88,9 +89,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         if schema > SCHEMA:
             raise PasError(f"{folder} has schema {schema}, newer than {SCHEMA}: update pas to read it")
         if schema > 1 or "sha256" in about:
-            _verify(about["sha256"]["config.json"], _own_digest(config), file)
+            _verify(about["sha256"][FILES[0]], _own_digest(config), file)
         Backbone(**backbone).check()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PasError(f"{file} is damaged: {type(error).__name__}: {_line(error)}") from error
     return config
 
@@ -105,9 +106,9 @@ def read_file(folder: str | Path, name: str) -> bytes:
 
 
 def _own_digest(config: Mapping[str, Any]) -> str:
-    """Of `config.json` without its digests."""
-    plain = {name: value for name, value in config["pas"].items() if name != "sha256"}
-    return json_digest({**config, "pas": plain})
+    """Of `config.json` with the digests of the other files, but without its own."""
+    others = {name: value for name, value in config["pas"]["sha256"].items() if name != FILES[0]}
+    return json_digest({**config, "pas": {**config["pas"], "sha256": others}})
 
 
 def _verify(expected: object, found: str, path: Path) -> None:
