@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from pas.disk import parse_json
 from pas.errors import PasError
 
 SCHEMA = 1
+WIDEST = 1 << 20  # channels; what a file says of its sizes is not believed without a limit
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Architecture:
     def from_json(cls, text: str) -> Architecture:
         """Read what `to_json` wrote. Raises PasError when it is something else, or from a newer version."""
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text.encode(errors="replace"))
+        except ValueError as error:
             raise PasError(f"not an architecture: {error}") from error
         if (
             not isinstance(data, Mapping)
@@ -78,6 +80,7 @@ class Architecture:
             if (
                 not isinstance(axis, Mapping)
                 or not _whole(axis.get("size"))
+                or not 1 <= axis["size"] <= WIDEST
                 or not isinstance(axis.get("keep", []), list)
             ):
                 raise PasError(f'architecture: axis {name!r} needs a "size" and, if it is sliced, a list "keep"')

@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pas.errors import PasError
+from pas.errors import PasError, told
+from pas.stop import Stopped, stoppable
 
 SEARCH = """\
 usage: pas search [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]
@@ -24,6 +25,7 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
   KEY=VALUE sets any value: budget.macs=0.3  seed=1  train.search.epochs=4  options.round_to=8
   budget=params budget.params="2 M"  sets parameters instead of MACs; with budget.macs beside it, both hold
   -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
+  Ctrl-C or SIGTERM saves the training at its next step and ends all of it (130 or 143); a second one ends at once
   --cfg job       show the configuration instead of running it
   --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster
 
@@ -36,25 +38,33 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb. Exits with 2 and one line when what was asked for can't be done, with 130 when interrupted."""
+    """Run one verb. Exits with 2 and one line when what was asked for can't be done, with 130 after Ctrl-C, 143 after SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if given[:1] == ["search"]:
-            code = _search(given[1:])
-        else:
-            options = _parser().parse_args(given)
-            code = options.verb(options)
-    except PasError as error:
-        print(f"pas: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        hint = "; the same command goes on from the last checkpoint" if given[:1] == ["search"] else ""
-        print(f"pas: stopped{hint}", file=sys.stderr)
-        code = 130
+        with stoppable():
+            code = _run(given)
     except BrokenPipeError:  # such as `pas inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except Stopped as stopped:
+        where = f" at {stopped.where}" if stopped.where else ""
+        hint = "; the same command goes on from the last checkpoint" if given[:1] == ["search"] else ""
+        print(f"pas: stopped{where}{hint}", file=sys.stderr)
+        code = stopped.exit_code
+    except (PasError, OSError) as error:
+        line = told(error)
+        if line is None:
+            raise
+        print(f"pas: {line}", file=sys.stderr)
+        code = 2
     sys.exit(code)
+
+
+def _run(given: list[str]) -> int:
+    if given[:1] == ["search"]:
+        return _search(given[1:])
+    options = _parser().parse_args(given)
+    return options.verb(options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,9 +66,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for one in parsed:
         group, value = one.key_or_group, one.value()
-        if group not in groups() or one.is_sweep_override() or isinstance(value, str | list):
-            continue
-        if value is None and group in ("logger", "experiment"):
+        names = value if isinstance(value, list) else [value]
+        if group not in groups() or one.is_sweep_override() or one.is_delete() or all(isinstance(name, str) for name in names):
             continue
         known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
         hint = f" (a number is set with {group}.{known[0]}={value})" if isinstance(value, float | int) else ""
@@ -82,7 +82,7 @@ def register(overrides: Iterable[str]) -> None:
     for override in overrides:
         key, _, text = override.partition("=")
         for name in re.findall(r"[\w.\-]+", text) if key == "model" else ():
-            if not (CONF / "model" / f"{name}.yaml").exists() and name != "null":
+            if not os.path.exists(CONF / "model" / f"{name}.yaml") and name != "null":
                 store.store(group="model", name=name, node={"name": name})
 
 
@@ -98,6 +98,8 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise PasError(refusal(error, lambda where: _keys(where, overrides))) from error
+    except ValueError as error:  # Hydra's, about values that are no names of choices: it doesn't say which
+        raise PasError(f"{', '.join(overrides)}: {' '.join(str(error).split())}") from error
 
 
 def _choices(override: Override) -> list[str]:

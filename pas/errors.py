@@ -1,5 +1,36 @@
 """The one exception that is meant for a person: a line that says what is wrong and what to do."""
 
 
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from importlib.util import find_spec
+from pathlib import Path
+
+
 class PasError(Exception):
     """A mistake in what was asked for, not in the program. The command line prints it and exits with 2."""
+
+
+def told(error: BaseException) -> str | None:
+    """The one line for a person; None for a mistake in the program, which needs its traceback."""
+    if isinstance(error, PasError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or type(error).__name__}"
+    return None
+
+
+def place(error: BaseException) -> str:
+    """The last line of a person's own code that an error went through, " (nets.py, line 9: if x.sum() > 0:)"; "" if there is none."""
+    packages = [Path(spec.origin).parent for name in ("torch", "pas") if (spec := find_spec(name)) and spec.origin]
+    standard = Path(sysconfig.get_path("stdlib"))
+    found = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        theirs = any(package in file.parents for package in packages)
+        theirs |= standard in file.parents and "site-packages" not in file.parts
+        if file.is_file() and not theirs:
+            found = f" ({file.name}, line {frame.lineno}: {frame.line})"
+    return found

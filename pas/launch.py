@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
 from pas.config import Config
-from pas.errors import PasError
+from pas.errors import PasError, told
 from pas.report import table
 from pas.result import read_result
 from pas.runs import run_folder
@@ -27,8 +27,8 @@ from pas.runs import run_folder
 def launch(arguments: Sequence[str]) -> int:
     """Run `pas search` with these arguments; the exit code. Raises PasError for whatever is refused at launch.
 
-    Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2.
-    Under torchrun all processes do every job together, and one of them says what is refused.
+    Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2. Ctrl-C and
+    SIGTERM end the whole sweep. Under torchrun all processes do every job together, and one of them says what is refused.
     """
     if not _several():
         return _launch(arguments, lambda line: print(line, file=sys.stderr))
@@ -79,7 +79,7 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     if not options.multirun:
         raise failures[0][1]
     total = f" of {len(jobs)}" if jobs else ""
-    lines = [f"  {name}: {error}" for name, error in failures]
+    lines = [f"  {name}: {_summary(error)}" for name, error in failures]
     say("\n".join([f"\npas: {len(failures)}{total} runs failed; the same command does them again:", *lines]))
     return 2
 
@@ -115,7 +115,13 @@ def _shows() -> bool:
 
 
 def _told(error: Exception) -> str:
-    return f"pas: {error}" if isinstance(error, PasError) else "".join(traceback.format_exception(error))
+    line = told(error)
+    return "".join(traceback.format_exception(error)) if line is None else f"pas: {line}"
+
+
+def _summary(error: Exception) -> str:
+    """One line of any error; `_told` has shown the rest."""
+    return told(error) or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _title(jobs: Sequence[Config] | None) -> str:

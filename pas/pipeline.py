@@ -7,6 +7,7 @@ norms while the weights settle; fusing comes after it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pas.config import Config, MethodConfig, architecture_file, method_label, va
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import load
+from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
 from pas.publish import bundle
@@ -37,15 +39,17 @@ from pas.surgery.slice import slice
 from pas.tracking import track
 
 
-def run(config: Config, console: Console | None = None) -> dict[str, Any]:
+def run(config: Config, console: Console | None = None, *, wait: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Run, or resume, or show what is finished: the content of the run's `result.json`.
+
+    `wait`: takes a line that says whom it waits for while another process holds the run; without it that is refused.
 
     In a process group all processes call it and get the same; they train and evaluate together, the leader does the rest.
 
     Raises PasError when data, weights or a model can't be had, the budget can't be met, the loss is not finite, or
     another process holds the run.
     """
-    with open_run(config) as this:
+    with open_run(config, wait) as this:
         done = distributed.from_leader(this.finished)
         if done is not None:
             return done
@@ -71,7 +75,7 @@ def _start(config: Config, console: Console | None) -> Architecture | None:
     source = config.method.source
     if source is not None:
         other = replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
-        run(other, console)
+        run(other, console, wait=lambda line: (console or Console(stderr=True)).print(line, markup=False, highlight=False, soft_wrap=True))
         return Architecture.from_json(architecture_file(run_folder(other)).read_text(encoding="utf-8"))
     if config.options.start is not None:
         return Architecture.from_json(architecture_file(Path(config.options.start)).read_text(encoding="utf-8"))
@@ -80,7 +84,7 @@ def _start(config: Config, console: Console | None) -> Architecture | None:
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     config, this = setting.config, setting.tracker.run
-    parent = prepare(setting)
+    parent = prepare(setting, start)
     search, searched_for = find(setting, parent.network, start)
     architecture = search.architecture
     distributed.agree(architecture.to_json(), "the processes came to different widths: run on machines of one kind")
@@ -108,7 +112,8 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
         _publish(setting, plain, architecture, images, result)
         axes = search.signature.prunable
         names, dense = [axis.name for axis in axes], [axis.size for axis in axes]
-        figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
+        with writing(this.figures):
+            figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
         this.write_json("result.json", result)
         setting.tracker.finish(result)
         return result

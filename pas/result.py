@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pas.disk import parse_json
 from pas.errors import PasError
 
 SCHEMA = 1
@@ -61,10 +61,10 @@ def read_result(path: str | Path) -> dict[str, Any] | None:
     path = Path(path)
     file = path / FILE if path.suffix != ".json" else path
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = parse_json(file.read_bytes())
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise PasError(f"{file} is damaged ({error}): delete it to do the end of the run again") from error
     if not isinstance(result, dict):
         raise PasError(f"{file} is not a result")

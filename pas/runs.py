@@ -5,18 +5,21 @@ runs/<run_key>/  config.yaml  metrics.jsonl  checkpoint/  architecture.json  bun
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
 from pas.config import Config, run_key
+from pas.disk import ASIDE, write_text, writing
 from pas.errors import PasError
 from pas.result import FILE, check_result, read_result
 
@@ -30,7 +33,7 @@ class Run:
 
     folder: Path
     key: str
-    metrics: TextIO | None
+    metrics: FileIO | None
 
     @property
     def result_path(self) -> Path:
@@ -71,8 +74,10 @@ class Run:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`; it is on its way to the disk when this returns."""
         if self.metrics is not None:
-            self.metrics.write(json.dumps(row) + "\n")
-            self.metrics.flush()
+            line = (json.dumps(row) + "\n").encode()
+            with writing(self.folder / METRICS):
+                if self.metrics.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def run_folder(config: Config) -> Path:
@@ -81,20 +86,21 @@ def run_folder(config: Config) -> Path:
 
 
 @contextmanager
-def open_run(config: Config) -> Iterator[Run]:
-    """The run of this configuration, with its folder locked and `config.yaml` written."""
-    with open_folder(run_folder(config)) as run:
+def open_run(config: Config, wait: Callable[[str], None] | None = None) -> Iterator[Run]:
+    """The run of this configuration, with its folder locked (`open_folder`) and `config.yaml` written."""
+    with open_folder(run_folder(config), wait) as run:
         run.write_text("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         yield run
 
 
 @contextmanager
-def open_folder(folder: Path) -> Iterator[Run]:
+def open_folder(folder: Path, wait: Callable[[str], None] | None = None) -> Iterator[Run]:
     """Lock a folder of runs/, for a run or for the dense training that runs share.
 
-    Of several processes only the leader locks and writes.
+    Of several processes only the leader locks and writes. `wait`: takes a line that says whom it waits for while another
+    process has the folder; without it that is refused.
 
-    Raises PasError (in all of them) when another run has it.
+    Raises PasError (in all of them) when another process has it, or nothing can be written there.
     """
     from pas import distributed  # loads torch
 
@@ -102,9 +108,12 @@ def open_folder(folder: Path) -> Iterator[Run]:
         metrics = None
         with distributed.together():
             if distributed.leads():
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(_locked(folder))
+                with writing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(folder, wait))
                 metrics = stack.enter_context(_append(folder / METRICS))
+                for half in folder.rglob(f".*{ASIDE}"):  # of a process that was killed: this one alone writes here now
+                    half.unlink(missing_ok=True)
         yield Run(folder, folder.name, metrics)
 
 
@@ -124,47 +133,38 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: written aside, on the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, wait: Callable[[str], None] | None) -> Iterator[None]:
     # Opened without truncation: the text inside is the holder's. The kernel frees the lock when a process dies.
-    with (folder / LOCK).open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise PasError(
-                f"{folder} is in use by process {lock.read().strip() or '?'}: wait for it, or stop it and start again"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with writing(folder / LOCK):
+        lock = (folder / LOCK).open("a+b", buffering=0)
+    with lock:
+        with writing(folder / LOCK):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = f"{folder} is in use by process {lock.read().decode(errors='replace').strip() or '?'}"
+                if wait is None:
+                    raise PasError(f"{holder}: wait for it, or stop it and start again") from None
+                wait(f"{holder}: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
         yield
 
 
 @contextmanager
-def _append(path: Path) -> Iterator[TextIO]:
-    with path.open("a+b") as raw:
+def _append(path: Path) -> Iterator[FileIO]:
+    # Not buffered: a row is a line with the system when `log` returns, and nothing is left to be written at the end.
+    with writing(path):
+        file = path.open("a+b", buffering=0)
+    with file:
         # a crash may have left half a line: what follows must not be glued to it
-        size = raw.seek(0, os.SEEK_END)
-        if size:
-            raw.seek(size - 1)
-            if raw.read(1) != b"\n":
-                raw.write(b"\n")
-    with path.open("a", encoding="utf-8") as file:
+        with writing(path):
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
         yield file

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 from timm.utils import random_seed
 from torch import Tensor, nn
 
-from pas import distributed, models
+from pas import distributed, models, onnx
 from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig, dense_key
 from pas.data import Augment, Data, Loader, make_loader
+from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search
 from pas.surgery.fuse import fuse
 from pas.tasks import classification
 from pas.tracking import Tracker
-from pas.train.checkpoint import Checkpoint
+from pas.train.checkpoint import Checkpoint, random_state, set_random_state
 from pas.train.loop import Loss, fit
 from pas.train.recipe import Recipe, weight_groups
 
@@ -51,6 +52,10 @@ class Setting:
             self.data, images, batch_size=batch_size, train=train, augment=augment, shared=shared, **common
         )
 
+    def say(self, line: str) -> None:
+        """A line for the person who waits."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def top1(self, network: nn.Module, precision: str) -> float:
         """Top-1 on the split that results are measured on, in percent."""
         loader = self.loader(self.config.data.split, EVALUATION_BATCH, train=False)
@@ -65,18 +70,7 @@ class Setting:
         return torch.zeros(1, self.data.channels, self.data.image_size, self.data.image_size)
 
 
-@dataclass(frozen=True)
-class Parent:
-    """The dense network with its weights, its top-1 in percent on the split that results are measured on, and the seconds
-    that its training took.
-    """
-
-    network: nn.Module
-    top1: float
-    seconds: float
-
-
-def prepare(setting: Setting) -> Parent:
+def prepare(setting: Setting, start: Architecture | None) -> Parent:
     """The dense parent: with the weights that the configuration names, or trained here once for all runs that share
     it.
     """
@@ -84,21 +78,31 @@ def prepare(setting: Setting) -> Parent:
     recipe = _recipe(config.train.dense)
     random_seed(config.seed)
     network = make(config, setting.data)
+    _refuse_early(setting, network, start)
     if config.train.dense.epochs == 0 or config.model.weights or config.model.pretrained:
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
-    with open_folder(Path(config.paths.runs) / dense_key(config)) as shared:
-        weights, about = shared.folder / "model.safetensors", shared.folder / "dense.json"
-        if not distributed.from_leader(about.exists):
+    with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
+        if not distributed.from_leader(lambda: is_trained(shared.folder)):
             trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
             top1 = setting.top1(trained, recipe.precision)
             with distributed.together():  # the others read what the leader has written
-                if shared.writes:
-                    save_file(
-                        {name: tensor.cpu().contiguous().clone() for name, tensor in trained.state_dict().items()}, weights
-                    )
-                shared.write_json("dense.json", {"top1": top1, "seconds": seconds})
-        network.load_state_dict(load_file(weights))
-        return Parent(network, **json.loads(about.read_text()))
+                write_parent(shared, trained, {"top1": top1, "seconds": seconds})
+        return read_parent(shared.folder, network)
+
+
+def _refuse_early(setting: Setting, network: nn.Module, start: Architecture | None) -> None:
+    """What the search or the export would refuse is refused now, and not after hours of training. Draws nothing.
+
+    Networks that were registered with timm are known to export.
+    """
+    before = random_state()
+    for stage in vars(setting.config.train).values():
+        _recipe(stage)
+    search_of(setting, copy.deepcopy(network), 1, start)
+    if setting.config.model.entry is not None:
+        with TemporaryDirectory() as folder:
+            onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
+    set_random_state(before)
 
 
 def make(config: Config, data: Data, *, fresh: bool = False) -> nn.Module:
@@ -122,20 +126,8 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     recipe = _recipe(config.train.search)
     loader = setting.loader("train", recipe.batch_size, train=True)
     steps = max(1, recipe.epochs * len(loader) // recipe.accumulate)
-    limits = {kind: amount for kind, amount in vars(config.budget).items() if amount is not None}
     random_seed(config.seed)
-    search = Search(
-        parent.to(setting.device),
-        setting.example().to(setting.device),
-        budget=Budget(**limits),
-        steps=steps,
-        method=config.method.name,
-        keep=config.options.keep,
-        min_width=config.options.min_width,
-        round_to=config.options.round_to,
-        start=start,
-        **config.method.options,
-    )
+    search = search_of(setting, parent.to(setting.device), steps, start)
     began = time.monotonic()
     search.calibrate(setting.loader("train", recipe.batch_size, train=True, shared=False).epoch(0), _plain_loss)
     if not search.method.learns:
@@ -167,6 +159,23 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
         )
         seconds, begin = seconds + fitted.seconds, until
     return search, seconds
+
+
+def search_of(setting: Setting, network: nn.Module, steps: int, start: Architecture | None) -> Search:
+    """The search of a configuration on a network. Raises PasError when the budget can't be met or the network not be captured."""
+    config = setting.config
+    return Search(
+        network,
+        setting.example().to(next(network.parameters()).device),
+        budget=Budget(**{kind: amount for kind, amount in vars(config.budget).items() if amount is not None}),
+        steps=steps,
+        method=config.method.name,
+        keep=config.options.keep,
+        min_width=config.options.min_width,
+        round_to=config.options.round_to,
+        start=start,
+        **config.method.options,
+    )
 
 
 def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]], None]:

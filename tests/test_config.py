@@ -121,6 +121,10 @@ def test_model_arguments_and_kept_layers():
         ("model.entry=nets.make", "model.entry=nets.make: must be package.module:function, or null"),
         ("method.options.warmup=2", "method.options.warmup=2.0: must be a number from 0 to 1"),
         ("logger.mode=live", "logger.mode=live: must be one of offline, online, disabled"),
+        ("hydra/launcher=128", "hydra/launcher=128: Config group override must be a string"),
+        ("experiment=3", "experiment=3: choose from"),
+        ("experiment=[1,2]", "experiment=[1,2]: choose from"),
+        ("logger=null", "logger=null: choose from wandb"),
         # syntax
         ("train.search.lr", "train.search.lr: can't be read; write KEY=VALUE"),
         ("budget.macs=(3", "budget.macs=(3: can't be read; write KEY=VALUE"),

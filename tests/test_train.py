@@ -188,7 +188,7 @@ def test_one_step_is_the_optimisers_step_on_the_batch(digits: Data) -> None:
 
 def test_infinite_loss_is_refused_before_it_is_saved(digits: Data, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "checkpoint", seconds=0)
-    with pytest.raises(PasError, match=r"infinite or NaN by step .* lower the learning rate"):
+    with pytest.raises(PasError, match=r"infinite or NaN by step .* lower train.search.lr, lengthen"):
         run(digits, replace(RECIPE, lr=1e20, warmup_epochs=0), checkpoint)
     saved = checkpoint.load()
     assert saved is None or torch.isfinite(saved["parts"]["meter"]["sums"]).all()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from pas.errors import PasError
+from pas.errors import PasError, place
 
 BATCH = 2
 """Examples in the captured batch: 1 would be confused with a dimension that broadcasts."""
@@ -79,13 +82,13 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
         line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
         raise PasError(
-            f"{type(model).__name__} can't be captured by torch.export: {type(error).__name__}: {line.strip()}. "
+            f"{type(model).__name__} can't be captured by torch.export: {type(error).__name__}: {line.strip()}{place(error)}. "
             "Data-dependent Python control flow in forward() is the usual reason, an example that doesn't fit the model another; "
             "try model(example), then torch.export.export(model, (example,), strict=False)."
         ) from error
@@ -111,6 +114,18 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     made = {name: exported.constants[name] for name in tensors.values() if name not in known and name in exported.constants}
     outputs = [by_name[spec.arg.name] for spec in signature.output_specs if hasattr(spec.arg, "name")]
     return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters), tied, made)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter logs and prints the graph so far before it raises; the exception says what there is to say."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _argument_names(model: nn.Module) -> list[str]:

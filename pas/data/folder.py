@@ -2,16 +2,17 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pas.data.augment import Augment
 from pas.data.sets import FolderSplit
+from pas.errors import PasError
 
 
 class Item(NamedTuple):
@@ -21,16 +22,21 @@ class Item(NamedTuple):
     seed: int
 
 
-class _Files(Dataset[tuple[Tensor, int]]):
+class _Files(Dataset["tuple[Tensor, int] | PasError"]):
     def __init__(self, split: FolderSplit, transform: Callable[[Image.Image], Tensor]) -> None:
         self.split, self.transform = split, transform
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, item: Item) -> tuple[Tensor, int]:
-        with Image.open(self.split.paths[item.index]) as image:
-            image = image.convert("RGB")
+    def __getitem__(self, item: Item) -> tuple[Tensor, int] | PasError:
+        path = self.split.paths[item.index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except Exception as error:  # PIL answers a damaged file with many kinds
+            # handed on, not raised: an exception from a worker arrives as its whole traceback
+            return PasError(f"{path} can't be read as an image ({type(error).__name__}): mend it or take it out of the set")
         # the transforms draw from the global generators: seed them for this image, and put them back for the caller
         python_state = random.getstate()
         with torch.random.fork_rng(devices=[]):
@@ -50,6 +56,10 @@ class _Batches:
         return iter(self.batches)
 
 
+def _collate(items: list[tuple[Tensor, int] | PasError]) -> Any:
+    return next((item for item in items if isinstance(item, PasError)), None) or default_collate(items)
+
+
 def folder_batches(
     split: FolderSplit,
     image_size: int,
@@ -59,7 +69,10 @@ def folder_batches(
     workers: int,
     pin_memory: bool,
 ) -> Callable[[Iterable[list[Item]]], Iterator[tuple[Tensor, Tensor]]]:
-    """A function from the items of the batches to the batches. `augment` None cuts from the centre, for evaluation."""
+    """A function from the items of the batches to the batches. `augment` None cuts from the centre, for evaluation.
+
+    The batches raise PasError, naming the file, when an image can't be decoded.
+    """
     transform = create_transform(
         image_size,
         is_training=augment is not None,
@@ -76,11 +89,15 @@ def folder_batches(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        collate_fn=_collate,
         generator=torch.Generator(),  # the loader's own draw must not move the global generator
     )
 
     def batches(items: Iterable[list[Item]]) -> Iterator[tuple[Tensor, Tensor]]:
         sampler.batches = items
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, PasError):
+                raise batch
+            yield batch
 
     return batches

@@ -1,5 +1,7 @@
 """Reading each set from disk, whole: train (nothing cut off yet), an empty val, test."""
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets.utils import check_md5
 
 from pas.data.sets import AnySplit, Data, FolderSplit, Split, stratified
 from pas.errors import PasError
@@ -59,8 +62,9 @@ def _imagefolder(root: Path | None, image_size: int | None) -> Data:
         raise _missing("imagefolder", root)
     try:
         train, test = (datasets.ImageFolder(str(root / part)) for part in ("train", "val"))
-    except FileNotFoundError:
-        raise _missing("imagefolder", root) from None
+    except FileNotFoundError as error:  # no such folder, or one without images
+        empty = re.search(r"no valid file for the classes ([^.]*)", str(error))
+        raise _missing("imagefolder", root, f"no image in {empty[1]}" if empty else "") from None
     if train.classes != test.classes:
         raise PasError(f"{root}: train/ and val/ hold different classes")
     splits = [FolderSplit(tuple(path for path, _ in p.samples), torch.tensor(p.targets)) for p in (train, test)]
@@ -86,13 +90,43 @@ def _torchvision(name: str, kind: type, root: Path | None, train: bool) -> datas
         raise _missing(name, root)
     try:
         return kind(str(root), train=train, download=False)
-    except RuntimeError:  # torchvision's answer to missing files and to wrong md5 sums
-        raise _missing(name, root) from None
+    # torchvision's answers to missing files, wrong md5 sums, and files that end too early
+    except (RuntimeError, ValueError, AssertionError, EOFError, IndexError):
+        raise _missing(name, root, _damaged(kind, root)) from None
 
 
-def _missing(name: str, root: Path | None) -> PasError:
+def _damaged(kind: type, root: Path) -> str:
+    """The first file of a set that is missing or not what it should be, as "FILE is missing"; "" when none of it is there."""
+    if issubclass(kind, datasets.CIFAR10):
+        folder = root / kind.base_folder
+        sums = {**dict(kind.train_list), **dict(kind.test_list), kind.meta["filename"]: kind.meta["md5"]}
+        good = {folder / name: lambda path, md5=md5: check_md5(path, md5) for name, md5 in sums.items()}
+    else:
+        folder = root / kind.__name__ / "raw"
+        names = [Path(url).stem for url, _ in kind.resources]
+        good = {folder / name: _complete for name in names}
+    if not folder.is_dir():
+        return ""
+    for path, intact in good.items():
+        if not path.is_file():
+            return f"{path.relative_to(root)} is missing"
+        if not intact(path):
+            return f"{path.relative_to(root)} is damaged or cut off"
+    return ""
+
+
+def _complete(path: Path) -> bool:
+    """Whether an IDX file of bytes (MNIST's format) is as long as its header says."""
+    with path.open("rb") as file:
+        head = file.read(4)
+        sizes = [int.from_bytes(file.read(4), "big") for _ in range(head[3] if len(head) == 4 else 0)]
+    return bool(sizes) and path.stat().st_size == 4 + 4 * len(sizes) + math.prod(sizes)
+
+
+def _missing(name: str, root: Path | None, which: str = "") -> PasError:
     where = f"not (or not intact) under {root}" if root else "not found, since no folder was given"
-    return PasError(f"{name} is {where}: set data.root= or PAS_DATA to the folder that holds {LAYOUTS[name]}")
+    detail = f" ({which})" if which else ""
+    return PasError(f"{name} is {where}{detail}: set data.root= or PAS_DATA to the folder that holds {LAYOUTS[name]}")
 
 
 def _split(images: Tensor, labels: Tensor | list[int] | np.ndarray, image_size: int | None) -> Split:

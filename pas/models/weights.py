@@ -1,10 +1,11 @@
 """Weights from a file of somebody else's, read as data only."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from pas.errors import PasError
 
@@ -27,9 +28,36 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
         state = next((found[key] for key in ("state_dict", "model") if key in found), found)
-        model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        reason = None
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = _difference(model, state) or str(error).splitlines()[-1].strip()
     except Exception as error:  # torch.load answers a damaged or foreign file with nearly any exception
-        reason = (str(error).strip() or type(error).__name__).splitlines()
-        raise PasError(
-            f"{path} doesn't hold the weights of this {type(model).__name__}: {reason[min(1, len(reason) - 1)].strip()}"
-        ) from error
+        reason = f"it can't be read as a checkpoint ({type(error).__name__}: {(str(error).splitlines() or [''])[0].strip()})"
+    if reason is not None:
+        raise PasError(f"{path} doesn't hold the weights of this {type(model).__name__}: {reason}")
+
+
+def _difference(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """In what the weights don't fit the network, in one line; None when they do."""
+    wanted = model.state_dict()
+    missing, foreign = [name for name in wanted if name not in state], [name for name in state if name not in wanted]
+    if missing or foreign:
+        words = [f"{which} {names[0]} (and {len(names) - 1} more)" if len(names) > 1 else f"{which} {names[0]}"
+                 for which, names in (("missing", missing), ("not in the network", foreign)) if names]  # fmt: skip
+        return "; ".join(words)
+    shapes = [(name, tuple(state[name].shape), tuple(wanted[name].shape)) for name in wanted]
+    differing = [(name, there, here) for name, there, here in shapes if there != here]
+    if not differing:
+        return None
+    name, there, here = differing[0]
+    last = list(wanted)[-2:]  # a classifier's weight and bias
+    if all(name in last for name, *_ in differing) and there[1:] == here[1:]:
+        return f"they tell {there[0]} classes apart, the data has {here[0]} ({name})"
+    return f"{name} is {_size(there)} there and {_size(here)} in the network"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a number"

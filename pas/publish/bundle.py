@@ -1,7 +1,8 @@
 """A searched network as a folder: what it is made from, which channels stayed, its weights, an ONNX file and a card.
 
 JSON, safetensors and ONNX only. Nothing in a bundle is imported, instantiated by name or executed: a network is rebuilt
-by making its backbone, which must be one that `pas.models` knows, and slicing it.
+by making its backbone, which must be one that `pas.models` knows, and slicing it. Digests of its files lie in `config.json`,
+so that a damaged or edited bundle is refused instead of giving another network.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from pas import models, onnx
 from pas.architecture import Architecture
+from pas.disk import digest, json_digest, parse_json, write_bytes, write_text, writing
 from pas.errors import PasError
 from pas.publish.backbone import Backbone
 from pas.surgery.forms import signature
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no digests
+DIGESTED = ("architecture.json", "model.safetensors", "model.onnx")
 FILES = ("config.json", "architecture.json", "model.safetensors", "model.onnx", "README.md")
 
 
@@ -40,7 +44,16 @@ def save(
     card: str,
 ) -> None:
     """Write a fused network to `folder`. `about`: budget, method, data, metrics; `card`: the text of README.md."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        # a bundle is one when its config.json is there, and only with the files that belong to it
+        (folder / "config.json").unlink(missing_ok=True)
+    write_text(folder / "architecture.json", architecture.to_json())
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / "model.safetensors", to_bytes(tensors, metadata={"format": "pt"}))
+    with writing(folder / "model.onnx"):
+        onnx.export(network, backbone.example(), folder / "model.onnx")
+    write_text(folder / "README.md", card)
     size = (backbone.in_chans, backbone.image_size, backbone.image_size)
     config = {
         "architecture": backbone.name,
@@ -54,35 +67,53 @@ def save(
         },
         "pas": {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about},
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    (folder / "architecture.json").write_text(architecture.to_json())
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    onnx.export(network, backbone.example(), folder / "model.onnx")
-    (folder / "README.md").write_text(card)
+    digests = {name: digest((folder / name).read_bytes()) for name in DIGESTED}
+    config["pas"]["sha256"] = digests
+    config["pas"]["sha256"] = {**digests, FILES[0]: _own_digest(config)}
+    write_text(folder / "config.json", json.dumps(config, indent=1))
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """`config.json` of a bundle, checked. Raises PasError when the folder is not a bundle, or from a newer version."""
+    """`config.json` of a bundle, checked. Raises PasError when the folder is not a bundle, is damaged, or from a newer version."""
     folder = Path(folder)
     if not folder.is_dir():
         raise PasError(f"no bundle at {folder}: give the folder that a search wrote (runs/.../bundle)")
     missing = [name for name in FILES[:3] if not (folder / name).is_file()]
     if missing:
         raise PasError(f"{folder} is not a bundle: {missing[0]} is missing")
+    file = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = parse_json(file.read_bytes())
         about = config["pas"]
-        schema, backbone = int(about["schema"]), about["backbone"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PasError(f"{folder / 'config.json'} is damaged: {type(error).__name__}: {error}") from error
-    if schema > SCHEMA:
-        raise PasError(f"{folder} has schema {schema}, newer than {SCHEMA}: update pas to read it")
-    try:
-        Backbone(**backbone)
-    except TypeError as error:
-        raise PasError(f"{folder / 'config.json'} is damaged: pas.backbone: {error}") from error
+        schema, backbone = about["schema"], about["backbone"]
+        if schema > SCHEMA:
+            raise PasError(f"{folder} has schema {schema}, newer than {SCHEMA}: update pas to read it")
+        if schema > 1 or "sha256" in about:
+            _verify(about["sha256"][FILES[0]], _own_digest(config), file)
+        Backbone(**backbone).check()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PasError(f"{file} is damaged: {type(error).__name__}: {_line(error)}") from error
     return config
+
+
+def read_file(folder: str | Path, name: str) -> bytes:
+    """One file of a bundle. Raises PasError when it isn't the one that was saved (bundles of schema 1 can't tell)."""
+    about, path = read_config(folder)["pas"], Path(folder) / name
+    content = path.read_bytes()
+    if "sha256" in about:
+        _verify(about["sha256"].get(name), digest(content), path)
+    return content
+
+
+def _own_digest(config: Mapping[str, Any]) -> str:
+    """Of `config.json` with the digests of the other files, but without its own."""
+    others = {name: value for name, value in config["pas"]["sha256"].items() if name != FILES[0]}
+    return json_digest({**config, "pas": {**config["pas"], "sha256": others}})
+
+
+def _verify(expected: object, found: str, path: Path) -> None:
+    if expected != found:
+        raise PasError(f"{path} was damaged or changed after the bundle was written: take an intact copy, or search again")
 
 
 def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
@@ -93,21 +124,34 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     """
     folder = Path(folder)
     backbone = Backbone(**read_config(folder)["pas"]["backbone"])
-    if model is None:
-        if ":" in backbone.name:
-            raise PasError(f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model=")
-        model = models.create(
-            backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args
-        )
-    architecture = Architecture.from_json((folder / "architecture.json").read_text(errors="replace"))
-    model = model.float().cpu().eval()
-    network = fuse(slice(model, signature(model, backbone.example()), architecture))
+    if model is None and ":" in backbone.name:
+        raise PasError(f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model=")
+    weights = folder / "model.safetensors"
+    text, content = read_file(folder, "architecture.json"), read_file(folder, weights.name)
+    architecture = Architecture.from_json(text.decode(errors="replace"))
     try:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, OSError) as error:
-        raise PasError(f"{folder / 'model.safetensors'} can't be read: {error}") from error
+        network = _rebuild(backbone, architecture, model)
+    except PasError as error:
+        raise PasError(f"{folder}: {error}") from error
+    except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
+        raise PasError(f"{folder} describes no network that can be made: {type(error).__name__}: {_line(error)}") from error
+    try:
+        network.load_state_dict(from_bytes(content))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PasError(f"{weights} can't be read: {_line(error)}") from error
     except RuntimeError as error:
-        raise PasError(
-            f"the weights in {folder} don't fit its architecture: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        raise PasError(f"the weights in {folder} don't fit its architecture: {_line(error)}") from error
     return network
+
+
+def _rebuild(backbone: Backbone, architecture: Architecture, model: nn.Module | None) -> nn.Module:
+    if model is None:
+        shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
+        model = models.create(backbone.name, args=backbone.args, **shape)
+    model = model.float().cpu().eval()
+    return fuse(slice(model, signature(model, backbone.example()), architecture))
+
+
+def _line(error: Exception) -> str:
+    """The last line of an error, where torch says which tensor it is about."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -1,10 +1,10 @@
 """Nested state on disk: tensors in `state.safetensors`, everything else in `state.json`, never pickle.
 
 A folder is written aside, forced to disk and renamed, so a crash at any moment leaves the new state or the previous.
+Digests tell a damaged or edited state from the one that was saved.
 """
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from pas.disk import digest, json_digest, parse_json, sync, writing
 from pas.errors import PasError
 
-VERSION = 1
+VERSION = 2  # 1 had no digests
+TENSORS, REST = "state.safetensors", "state.json"
 State = Mapping[str, Any]
 
 
@@ -44,22 +47,33 @@ class Checkpoint:
 
 
 def save(state: State, folder: Path) -> None:
-    """Write a nest of dicts, lists, tuples, tensors, numbers, text and None, in place of what `folder` held."""
+    """Write a nest of dicts, lists, tuples, tensors, numbers, text and None, in place of what `folder` held.
+
+    Raises PasError when it can't be written, on a full disk for instance: the previous state is still there then.
+    """
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, tensors, {}, "state")
+    content = to_bytes(tensors)
+    digests = {"tensors": digest(content), "state": json_digest(tree)}
+    rest = json.dumps({"version": VERSION, "sha256": digests, "state": tree}).encode()
     aside, previous = _aside(folder), _previous(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(tensors, aside / "state.safetensors")
-    (aside / "state.json").write_text(json.dumps({"version": VERSION, "state": tree}))
-    for path in (aside / "state.safetensors", aside / "state.json", aside):
-        _force_to_disk(path)
-    # between these renames `previous` is the valid one, and `load` knows it
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-    aside.rename(folder)
-    _force_to_disk(folder.parent)
+    with writing(folder):
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            for path, data in ((aside / TENSORS, content), (aside / REST, rest)):
+                path.write_bytes(data)
+                sync(path)
+            sync(aside)
+            # between these renames `previous` is the valid one, and `load` knows it
+            if folder.exists():
+                shutil.rmtree(previous, ignore_errors=True)
+                folder.rename(previous)
+            aside.rename(folder)
+            sync(folder.parent)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)  # a full disk gets its room back
+            raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -67,19 +81,29 @@ def load(folder: Path) -> dict[str, Any] | None:
     """What `save` wrote last, tensors on the CPU; None when nothing was ever saved.
 
     Raises:
-        PasError: the files are damaged or of a newer version.
+        PasError: the files are damaged, were changed, or are of a newer version.
     """
     source = folder if folder.exists() else _previous(folder)
     if not source.exists():
         return None
     try:
-        record = json.loads((source / "state.json").read_text())
-        tensors = load_file(source / "state.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        record = parse_json((source / REST).read_bytes())
+        if record["version"] > VERSION:
+            raise PasError(f"the checkpoint {source} was written by a newer version; update, or delete that folder")
+        content = (source / TENSORS).read_bytes()
+        _verify(record, content)
+        return _decode(record["state"], from_bytes(content))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, SafetensorError) as error:
         raise PasError(f"the checkpoint {source} can't be read ({error}); delete that folder to start anew") from error
-    if record["version"] > VERSION:
-        raise PasError(f"the checkpoint {source} was written by a newer version; update, or delete that folder")
-    return _decode(record["state"], tensors)
+
+
+def _verify(record: Mapping[str, Any], tensors: bytes) -> None:
+    if record["version"] == 1 and "sha256" not in record:
+        return
+    found = {"tensors": digest(tensors), "state": json_digest(record["state"])}
+    for name, file in (("tensors", TENSORS), ("state", REST)):
+        if record["sha256"][name] != found[name]:
+            raise ValueError(f"{file} isn't what was saved")
 
 
 def random_state() -> dict[str, Any]:
@@ -146,11 +170,3 @@ def _aside(folder: Path) -> Path:
 
 def _previous(folder: Path) -> Path:
     return folder.with_name(folder.name + ".old")
-
-
-def _force_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pas import distributed
 from pas.data.loader import Loader
 from pas.errors import PasError
+from pas.stop import Stopped, asked
 from pas.train.checkpoint import Checkpoint
 from pas.train.meter import Meter
 from pas.train.norm import GlobalNorm
@@ -86,9 +87,12 @@ def fit(
         extras: what else belongs to the state.
         progress: where to draw the bar; None is silent.
 
+    Ctrl-C and SIGTERM stop it after the step at hand, with its state saved when there is a checkpoint; a second one at once.
+
     Raises:
-        PasError: the loss isn't finite, the checkpoint belongs to another training, or `recipe.compile` meets
-            `sync_norm` in several processes.
+        PasError: the loss or a weight isn't finite (what was saved before stays), the checkpoint belongs to another training
+            or can't be written, or `recipe.compile` meets `sync_norm` in several processes.
+        Stopped: it was asked to stop.
     """
     device = torch.device(device)
     total = steps if steps is not None else max(1, recipe.epochs * len(loader) // recipe.accumulate)
@@ -122,8 +126,14 @@ def fit(
     batches = _stream(loader, place.step * recipe.accumulate)
     started = time.monotonic() - place.seconds
     saved_at = time.monotonic()
+    saved_step = place.step
 
-    with Bar(stage, total, place.step, progress if leads else None) as bar:
+    def check(finite: bool) -> None:
+        with distributed.together():
+            if not (finite and _finite(model)):
+                raise PasError(_diverged(stage, place.step, rate, checkpoint, saved_step))
+
+    with Bar(stage, total, place.step, progress if leads else None) as bar, asked() as stop:
         while place.step < last:
             for part in range(recipe.accumulate):
                 x, y = next(batches)
@@ -147,14 +157,22 @@ def fit(
             if schedule is not None:
                 schedule.step_update(place.step)
             if after_step is not None:
-                after_step()
+                try:
+                    after_step()
+                except Exception:
+                    check(meter.gather())  # a method can't compute with what isn't a number: then that is what has to be said
+                    raise
             if ema is not None:
                 ema.update(model, step=place.step)
 
             place.seconds = time.monotonic() - started
             ended = place.step == last
-            if place.step % row_every == 0 or ended:
-                _refuse_infinite(meter, stage, place.step, rate)
+            row_due = place.step % row_every == 0 or ended
+            stopping = _agreed(stop(), row_due, device)
+            if row_due:
+                finite = meter.gather()
+                if ended or not finite:
+                    check(finite)
                 place.last = meter.read()
                 meter.reset()
                 values = status() if status is not None else {}
@@ -165,11 +183,14 @@ def fit(
             if bar.due() or ended:
                 bar.update(place.step, {**_known(place.last), **(status() if status is not None else {})})
             waited = time.monotonic() - saved_at
-            if checkpoint is not None and (ended or distributed.broadcast(checkpoint.due(place.step, waited))):
-                _refuse_infinite(meter, stage, place.step, rate)
+            saving = ended or bool(stopping) or distributed.broadcast(checkpoint is not None and checkpoint.due(place.step, waited))
+            if checkpoint is not None and saving:
+                check(meter.gather())
                 if leads:
                     store(checkpoint, whose, parts, place)
-                saved_at = time.monotonic()
+                saved_at, saved_step = time.monotonic(), place.step
+            if stopping:
+                raise Stopped(stopping, f"{stage}, step {place.step} of {total}")
 
     if not sync_norm:
         for module in (model, ema):
@@ -200,10 +221,28 @@ def _stream(loader: Loader, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, start = epoch + 1, 0
 
 
-def _refuse_infinite(meter: Meter, stage: str, step: int, rate: float) -> None:
-    if not meter.gather():
-        raise PasError(f"{stage}: the loss became infinite or NaN by step {step} at lr {rate:.3g}: lower the learning "
-                       "rate, lengthen its warm-up or set clip_grad")  # fmt: skip
+def _agreed(signal: int | None, row_due: bool, device: torch.device) -> int | None:
+    """The signal after which all processes stop at this step: together, and only where they wait for each other anyway."""
+    if not distributed.several():
+        return signal
+    if not row_due:
+        return None
+    return int(distributed.gathered(torch.tensor([signal or 0], device=device)).max()) or None
+
+
+def _finite(model: nn.Module) -> bool:
+    """Whether all weights and statistics are finite: a gradient can be infinite while the loss isn't yet."""
+    checks = [tensor.isfinite().all() for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    return not checks or bool(torch.stack(checks).all())
+
+
+def _diverged(stage: str, step: int, rate: float, checkpoint: Checkpoint | None, saved: int) -> str:
+    kept = f"; the state of step {saved} is kept in {checkpoint.folder}" if checkpoint is not None and saved else ""
+    return (
+        f"{stage}: the loss or a weight became infinite or NaN by step {step} at lr {rate:.3g}{kept}: lower "
+        f"train.{stage}.lr, lengthen train.{stage}.warmup_epochs or set train.{stage}.clip_grad=1, and start again "
+        "(changed settings make a run of its own, which starts from the same dense parent where that stays the same)"
+    )
 
 
 def _known(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -46,7 +46,7 @@ def restore(checkpoint: Checkpoint, whose: Mapping[str, Any], parts: Mapping[str
     """Put the parts and the random generators back where the checkpoint has them; None when there is none.
 
     Raises:
-        PasError: the checkpoint was written by a training with other settings.
+        PasError: the checkpoint was written by a training with other settings, or doesn't fit the network.
     """
     saved = checkpoint.load()
     if saved is None:
@@ -55,12 +55,16 @@ def restore(checkpoint: Checkpoint, whose: Mapping[str, Any], parts: Mapping[str
         names = [name for name, value in whose.items() if saved["whose"].get(name) != value]
         changes = ", ".join(f"{name} {saved['whose'].get(name)} -> {whose[name]}" for name in names)
         raise PasError(f"{checkpoint.folder} belongs to another training ({changes}): delete it or undo the change")
-    for name, part in parts.items():
-        part.load_state_dict(saved["parts"][name])
-        if isinstance(part, torch.optim.Optimizer):
-            _match_layout(part)
-    set_random_state(saved["random"])
-    return Position(**saved["position"])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved["parts"][name])
+            if isinstance(part, torch.optim.Optimizer):
+                _match_layout(part)
+        set_random_state(saved["random"])
+        return Position(**saved["position"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise PasError(f"{checkpoint.folder} doesn't fit this training ({reason}): delete it to start anew") from error
 
 
 def _match_layout(optimizer: torch.optim.Optimizer) -> None:

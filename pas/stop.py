@@ -1,0 +1,72 @@
+"""Stopping when asked: Ctrl-C (SIGINT), and the SIGTERM that schedulers send, end a training between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody asked the process to end. Not an Exception: it stops a sweep, not only the job at hand."""
+
+    def __init__(self, number: int, where: str = "") -> None:
+        super().__init__(where)
+        self.number = number
+        self.where = where
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects: 130 after SIGINT, 143 after SIGTERM."""
+        return 128 + self.number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Both signals raise `Stopped` inside, wherever the program is."""
+
+    def handler(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handling(handler):
+        yield
+
+
+@contextmanager
+def asked() -> Iterator[Callable[[], int | None]]:
+    """Inside, a first signal is only noted: the function that this gives returns its number. A second one raises `Stopped`.
+
+    So does a failure after the first: data workers get the same signal, and a torn-down one is a RuntimeError here.
+    """
+    noted: list[int] = []
+
+    def handler(number: int, _: FrameType | None) -> None:
+        if noted:
+            raise Stopped(number)
+        noted.append(number)
+
+    with _handling(handler):
+        try:
+            yield lambda: noted[0] if noted else None
+        except RuntimeError as error:
+            if noted:
+                raise Stopped(noted[0]) from error
+            raise
+
+
+@contextmanager
+def _handling(handler: Handler) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may say what signals do
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old if old is not None else signal.SIG_DFL)
