@@ -24,12 +24,13 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
   KEY=VALUE sets any value: budget.macs=0.3  seed=1  train.search.epochs=4  options.round_to=8
   budget=params budget.params="2 M"  sets parameters instead of MACs; with budget.macs beside it, both hold
   -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
+  dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
   --cfg job       show the configuration instead of running it
   --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster
 
 examples:
   pas search budget.macs=0.3 seed=1
-  pas search model=repvgg_a0 data=cifar10 budget.macs=0.5
+  pas search model=repvgg_a0 data=cifar10 budget.macs=0.5 dry_run=true
   pas search -m budget.macs=0.3,0.5,0.7 seed=0,1
   pas search model=python model.entry=package.module:function data=fashion_mnist
 """

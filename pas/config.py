@@ -182,7 +182,10 @@ class PathsConfig:
 
 @dataclass(kw_only=True)
 class Config:
-    """All of a run. Raises PasError when a value is outside of its range."""
+    """All of a run. Raises PasError when a value is outside of its range.
+
+    `dry_run`: `pas search` says what the run would do instead of doing it; no part of the run's key.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -198,6 +201,7 @@ class Config:
     )  # logger=null is no choice, so the class's own values stand
     paths: PathsConfig
     seed: int = field(metadata=_at_least(0))
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _check(self, "")
@@ -247,7 +251,7 @@ def variant(config: Config) -> str:
 
 
 def _identity(config: Config) -> dict[str, Any]:
-    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware")}
+    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware", "dry_run")}
     whole["data"].pop("root")
     if config.model.weights is not None:
         whole["model"]["weights"] = Path(config.model.weights).name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from rich.table import Table
 
 from pas import models
 from pas.amount import human
-from pas.axes.signature import Signature
-from pas.cost.macs import KINDS, build
+from pas.axes.signature import Axis, Signature
+from pas.cost.macs import KINDS, Cost, build
 from pas.surgery.forms import signature
 
 
@@ -30,12 +31,8 @@ def rows(sig: Signature) -> list[dict[str, Any]]:
     A share is what the network would save without the axis; an axis takes part in what its neighbours cost, so shares overlap.
     """
     costs = {kind: build(sig, kind) for kind in KINDS}
-    everything = np.ones(sig.channels, dtype=bool)
-    dense = {kind: cost.at(everything) for kind, cost in costs.items()}
     found = []
     for axis in sig.axes:
-        without = everything.copy()
-        without[axis.start : axis.start + axis.size] = False
         found.append(
             {
                 "name": axis.name,
@@ -44,10 +41,19 @@ def rows(sig: Signature) -> list[dict[str, Any]]:
                 "exact": axis.exact,
                 "frozen": axis.frozen,
                 "slots": [list(slot) for slot in axis.slots],
-                **{f"{kind}_share": round(1 - cost.at(without) / dense[kind], 6) for kind, cost in costs.items()},
+                **{f"{kind}_share": round(share(cost, [axis], sig.channels), 6) for kind, cost in costs.items()},
             }
         )
     return found
+
+
+def share(cost: Cost, axes: Iterable[Axis], channels: int) -> float:
+    """The share of a network's cost that goes with these axes: what it would save without them."""
+    everything = np.ones(channels, dtype=bool)
+    without = everything.copy()
+    for axis in axes:
+        without[axis.start : axis.start + axis.size] = False
+    return 1 - cost.at(without) / cost.at(everything)
 
 
 def as_json(name: str, sig: Signature) -> dict[str, Any]:

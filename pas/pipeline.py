@@ -16,23 +16,24 @@ from torch import Tensor, nn
 
 from pas import onnx
 from pas.architecture import Architecture
-from pas.config import Config, variant
+from pas.config import Config, run_key, variant
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
-from pas.data import load
+from pas.data import Data, load
 from pas.environment import environment
 from pas.errors import PasError
+from pas.plan import Plan, plan
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
 from pas.report import figures
-from pas.runs import open_run
+from pas.runs import Run, open_run, run_folder
 from pas.search import Search
 from pas.stages import Parent, Setting, find, finetune, prepare
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
-from pas.tracking import track
+from pas.tracking import Tracker, track
 
 
 def run(config: Config, console: Console | None = None) -> dict[str, Any]:
@@ -45,22 +46,36 @@ def run(config: Config, console: Console | None = None) -> dict[str, Any]:
         done = this.finished()
         if done is not None:
             return done
-        if config.hardware.threads:
-            torch.set_num_threads(config.hardware.threads)
-        chosen = config.data
-        data = load(
-            chosen.name,
-            root=chosen.root,
-            image_size=chosen.image_size,
-            val_fraction=chosen.val_fraction,
-            subset=chosen.subset,
-        )
+        data = _data(config)
         with track(this, config) as tracker:
-            device = _device(config.hardware.device)
-            result = _steps(Setting(config, tracker, data, device, console or Console(stderr=True)))
+            result = _steps(_setting(config, tracker, data, console or Console(stderr=True)))
             this.write_json("result.json", result)
             tracker.finish(result)
         return result
+
+
+def rehearse(config: Config) -> Plan:
+    """What `run` would do, from a few steps of each stage; nothing is written. Raises PasError for what `run` refuses."""
+    nowhere = Tracker(Run(run_folder(config), run_key(config), None), None)
+    return plan(_setting(config, nowhere, _data(config), Console(quiet=True)))
+
+
+def _data(config: Config) -> Data:
+    """The data, read with as many threads as the run has."""
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    chosen = config.data
+    return load(
+        chosen.name,
+        root=chosen.root,
+        image_size=chosen.image_size,
+        val_fraction=chosen.val_fraction,
+        subset=chosen.subset,
+    )
+
+
+def _setting(config: Config, tracker: Tracker, data: Data, console: Console) -> Setting:
+    return Setting(config, tracker, data, _device(config.hardware.device), console)
 
 
 def _steps(setting: Setting) -> dict[str, Any]:

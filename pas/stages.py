@@ -51,7 +51,11 @@ class Setting:
         loader = self.loader("test", EVALUATION_BATCH, train=False)
         return classification.evaluate(network, loader, device=self.device, precision=precision).top1
 
-    def checkpoint(self, run: Run, stage: str) -> Checkpoint:
+    def steps(self, recipe: Recipe, loader: Loader) -> int:
+        """Optimiser steps of a stage."""
+        return max(1, recipe.epochs * len(loader) // recipe.accumulate)
+
+    def checkpoint(self, run: Run, stage: str) -> Checkpoint | None:
         """Where a stage of a run saves its state, and how often."""
         return Checkpoint(run.checkpoint / stage, seconds=self.config.hardware.checkpoint_seconds)
 
@@ -79,12 +83,12 @@ def prepare(setting: Setting) -> Parent:
     recipe = _recipe(config.train.dense)
     random_seed(config.seed)
     network = make(config, setting.data)
-    if config.train.dense.epochs == 0 or config.model.weights or config.model.pretrained:
+    if given(config):
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config)) as shared:
         weights, about = shared.folder / "model.safetensors", shared.folder / "dense.json"
         if not about.exists():
-            trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
+            trained, seconds = train_dense(setting, network, shared)
             top1 = setting.top1(trained, recipe.precision)
             if shared.writes:
                 save_file(
@@ -93,6 +97,16 @@ def prepare(setting: Setting) -> Parent:
             shared.write_json("dense.json", {"top1": top1, "seconds": seconds})
         network.load_state_dict(load_file(weights))
         return Parent(network, **json.loads(about.read_text()))
+
+
+def given(config: Config) -> bool:
+    """Whether the configuration names the dense parent's weights, so that there is nothing to train."""
+    return config.train.dense.epochs == 0 or config.model.weights is not None or config.model.pretrained
+
+
+def train_dense(setting: Setting, network: nn.Module, shared: Run) -> tuple[nn.Module, float]:
+    """Train the dense parent in the folder of the runs that share it; it (or its running average), and the seconds."""
+    return _train(setting, network, _recipe(setting.config.train.dense), "dense", shared, shared.log)
 
 
 def make(config: Config, data: Data) -> nn.Module:
@@ -112,7 +126,7 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
     config = setting.config
     recipe = _recipe(config.train.search)
     loader = setting.loader("train", recipe.batch_size, train=True)
-    steps = max(1, recipe.epochs * len(loader) // recipe.accumulate)
+    steps = setting.steps(recipe, loader)
     limits = {kind: amount for kind, amount in vars(config.budget).items() if amount is not None}
     random_seed(config.seed)
     search = Search(
@@ -134,6 +148,7 @@ def find(setting: Setting, parent: nn.Module) -> tuple[Search, float]:
         groups=search.param_groups(recipe.lr, recipe.weight_decay),
         stage="search",
         device=setting.device,
+        steps=steps,
         extra_loss=search.penalty,
         after_step=search.step,
         status=search.status,
@@ -157,14 +172,16 @@ def _train(
     setting: Setting, network: nn.Module, recipe: Recipe, stage: str, run: Run, log: Callable[[dict[str, Any]], None]
 ) -> tuple[nn.Module, float]:
     """A training without a search: the network (or its running average), and the seconds that it took."""
+    loader = setting.loader("train", recipe.batch_size, train=True)
     fitted = fit(
         network,
-        setting.loader("train", recipe.batch_size, train=True),
+        loader,
         recipe,
         loss=classification.loss(recipe, setting.data.num_classes),
         groups=weight_groups(network, recipe.weight_decay),
         stage=stage,
         device=setting.device,
+        steps=setting.steps(recipe, loader),
         log=log,
         checkpoint=setting.checkpoint(run, stage),
         progress=setting.console,
