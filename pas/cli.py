@@ -92,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "report", _report, "results.csv, results.md and all figures of a folder of runs", "pas report runs/"
     )
     report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs")
+
+    diff = _verb(verbs, "diff", _diff, "what two searches of one network decided differently, axis by axis",
+                 "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip
+    diff.description += " Exits with 0 when they are equal, 1 when they differ, 2 on trouble."
+    for side in ("a", "b"):
+        diff.add_argument(side, metavar=side.upper(), type=Path, help="an architecture.json, a run's folder or a bundle")
+    diff.add_argument("--json", action="store_true", help="as JSON")
+    diff.add_argument("--figure", type=Path, metavar="FILE", help="draw both widths of every axis (.png, .svg or .pdf)")
     return parser
 
 
@@ -160,6 +168,23 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
     )
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from pas import difference
+
+    found = difference.difference(options.a, options.b)
+    if options.figure:
+        difference.draw(found, options.figure)
+    if options.json:
+        print(json.dumps(difference.as_json(found), indent=1))
+    else:
+        difference.show(found, Console())
+    return 0 if found.equal else 1
 
 
 def _report(options: argparse.Namespace) -> int:

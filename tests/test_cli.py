@@ -49,6 +49,7 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
         ),
         (["inspect", "--help"], ["example: pas inspect mobilenetv2_100", "--json", "--image-size"]),
         (["evaluate", "--help"], ["example: pas evaluate runs/RUN/bundle --data digits", "PAS_DATA"]),
+        (["diff", "--help"], ["example: pas diff runs/RUN runs/OTHER", "--figure", "Exits with"]),
         (["report", "--help"], ["example: pas report runs/"]),
     ],
 )
