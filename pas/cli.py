@@ -71,13 +71,20 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = _verb(verbs, "inspect", _inspect, "the axes of a network: sizes, where they live, what is frozen and why",
                     "pas inspect mobilenetv2_100 --image-size 64")  # fmt: skip
-    inspect.add_argument("model", metavar="MODEL", help="a timm name, or one of pas.models")
+    network = inspect.add_mutually_exclusive_group(required=True)
+    network.add_argument("model", metavar="MODEL", nargs="?", help="a timm name, or one of pas.models")
+    network.add_argument(
+        "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
+    )
     inspect.add_argument("--json", action="store_true", help="as JSON")
     inspect.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
     )
     inspect.add_argument(
         "--num-classes", type=_positive, default=1000, metavar="N", help="logits of the classifier (default: 1000)"
+    )
+    inspect.add_argument(
+        "--in-chans", type=_positive, default=3, metavar="N", help="channels of the image, with --entry (default: 3)"
     )
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
@@ -152,11 +159,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from pas import inspection
 
-    found = inspection.inspect(options.model, image_size=options.image_size, num_classes=options.num_classes)
+    name, shape = options.entry or options.model, {"image_size": options.image_size, "num_classes": options.num_classes}
+    found = inspection.inspect_entry(name, in_chans=options.in_chans, **shape) if options.entry else inspection.inspect(name, **shape)
     if options.json:
-        print(json.dumps(inspection.as_json(options.model, found), indent=1))
+        print(json.dumps(inspection.as_json(name, found), indent=1))
     else:
-        inspection.show(options.model, found, Console())
+        inspection.show(name, found, Console())
     return 0
 
 

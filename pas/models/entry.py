@@ -1,6 +1,7 @@
 """A person's own network, named on the command line as `package.module:function`."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ def from_entry(entry: str, args: Mapping[str, Any]) -> nn.Module:
     call it with what was typed on the command line, never with what a bundle says.
 
     Raises:
-        PasError: the text has another form, the import fails, or the function returns something else than a network.
+        PasError: the text has another form, the import fails, the function takes other arguments, or it returns something else
+            than a network.
     """
     module_name, colon, function_name = entry.partition(":")
     if not (module_name and colon and function_name):
@@ -33,6 +35,11 @@ def from_entry(entry: str, args: Mapping[str, Any]) -> nn.Module:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise PasError(f"model.entry={entry}: {module.__file__} has no function {function_name}")
+    try:
+        inspect.signature(function).bind(**args)
+    except TypeError as error:
+        given = ", ".join(args)
+        raise PasError(f"model.entry={entry}: {function_name} must take the arguments {given}, but: {error}") from error
     model = function(**args)
     if not isinstance(model, nn.Module):
         raise PasError(f"model.entry={entry}: returned {type(model).__name__}, a torch.nn.Module is needed")
