@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: pas search budget.macs=0.3 (pas VERB --help says more)",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
-    parser.set_defaults(verb=lambda _: parser.print_help() or 0)
+    parser.set_defaults(verb=lambda _: _help(parser))
     # listed here; `main` hands its arguments to Hydra before this parser sees them
     verbs.add_parser("search", help="search widths under a budget, fine-tune, write a bundle", add_help=False)
 
@@ -102,12 +102,17 @@ def _parser() -> argparse.ArgumentParser:
 
     diff = _verb(verbs, "diff", _diff, "what two searches of one network decided differently, axis by axis",
                  "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip
-    diff.description += " Exits with 0 when they are equal, 1 when they differ, 2 on trouble."
+    diff.description = f"{diff.description} Exits with 0 when they are equal, 1 when they differ, 2 on trouble."
     for side in ("a", "b"):
         diff.add_argument(side, metavar=side.upper(), type=Path, help="an architecture.json, a run's folder or a bundle")
     diff.add_argument("--json", action="store_true", help="as JSON")
     diff.add_argument("--figure", type=Path, metavar="FILE", help="draw both widths of every axis (.png, .svg or .pdf)")
     return parser
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0
 
 
 def _verb(

@@ -54,7 +54,7 @@ class ModelConfig:
     pretrained: bool = False
     weights: str | None = None
     entry: str | None = field(
-        default=None, metadata=_or_none(_rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v), "package.module:function"))
+        default=None, metadata=_or_none(_rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v) is not None, "package.module:function"))
     )
 
 
@@ -164,7 +164,7 @@ class HardwareConfig:
     """`threads`: 0 leaves torch's choice. `workers`: processes that decode image files.
     `checkpoint_seconds`: time between two checkpoints. None of these is part of a run's key."""
 
-    device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N"))
+    device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None, "auto, cpu, cuda or cuda:N"))
     threads: int = field(metadata=_at_least(0))
     workers: int = field(metadata=_at_least(0))
     checkpoint_seconds: float = field(metadata=_at_least(0))

@@ -22,7 +22,7 @@ from pas.surgery.forms import signature
 def inspect(name: str, *, image_size: int | None, num_classes: int) -> Signature:
     """The signature of a network by name, without weights. `image_size`: pixels a side, None for the network's own."""
     with torch.device("meta"):
-        model = models.create(name, num_classes=num_classes)
+        model: Any = models.create(name, num_classes=num_classes)
     size = image_size or model.pretrained_cfg["input_size"][-1]
     return signature(model, torch.zeros(1, 3, size, size, device="meta"))
 

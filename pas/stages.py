@@ -43,7 +43,7 @@ class Setting:
         """Batches of one split: shuffled and augmented for training."""
         data, images = self.config.data, getattr(self.data, split)
         augment = Augment(data.crop_padding, data.flip, data.cutout)
-        common = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
+        common: dict[str, Any] = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
         return make_loader(self.data, images, batch_size=batch_size, train=train, augment=augment, **common)
 
     def top1(self, network: nn.Module, precision: str) -> float:

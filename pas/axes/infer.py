@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,15 +67,16 @@ def _apply(trace: Trace, node: fx.Node) -> Type:
 def _counted(node: fx.Node) -> int:
     """Multiply-adds of an operator without a rule, from torch's own counter on meta tensors."""
 
-    def meta(value: object) -> object:
+    def meta(value: fx.Node) -> Any:
         return torch.empty(shape(value), dtype=value.meta["val"].dtype, device="meta") if _is_tensor(value) else value
 
     if not any(_is_tensor(argument) for argument in node.all_input_nodes):
         return 0
+    operator: Any = node.target
     args, kwargs = fx.map_arg(node.args, meta), fx.map_arg(node.kwargs, meta)
     try:
         with FlopCounterMode(display=False) as counter:
-            node.target(*args, **kwargs)
+            operator(*args, **kwargs)
     except (RuntimeError, NotImplementedError, TypeError):  # nothing that multiplies matrices lacks a meta kernel
         return 0
     return counter.get_total_flops() // 2
@@ -96,7 +98,9 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
     touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
     slots = [Slot(name, d) for name, dims in resolved.items() for d, dim in enumerate(dims) if dim is not None]
     for index, slot in enumerate(slots):
-        found, counts = np.unique(resolved[slot.parameter][slot.dim], return_counts=True)
+        table = resolved[slot.parameter][slot.dim]
+        assert table is not None  # slots are made of tables
+        found, counts = np.unique(table, return_counts=True)
         for i, count in zip(found.tolist(), counts.tolist(), strict=True):
             if i:
                 touched[i].append((index, count))

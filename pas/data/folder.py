@@ -17,7 +17,7 @@ from pas.data.sets import FolderSplit
 class Item(NamedTuple):
     """An image of the split and the seed of its augmentation: the worker that decodes it doesn't matter."""
 
-    index: int
+    image: int
     seed: int
 
 
@@ -29,8 +29,8 @@ class _Files(Dataset[tuple[Tensor, int]]):
         return len(self.split)
 
     def __getitem__(self, item: Item) -> tuple[Tensor, int]:
-        with Image.open(self.split.paths[item.index]) as image:
-            image = image.convert("RGB")
+        with Image.open(self.split.paths[item.image]) as file:
+            image = file.convert("RGB")
         # the transforms draw from the global generators: seed them for this image, and put them back for the caller
         python_state = random.getstate()
         with torch.random.fork_rng(devices=[]):
@@ -38,7 +38,7 @@ class _Files(Dataset[tuple[Tensor, int]]):
             torch.default_generator.manual_seed(item.seed)
             x = self.transform(image)
         random.setstate(python_state)
-        return x, int(self.split.labels[item.index])
+        return x, int(self.split.labels[item.image])
 
 
 class _Batches:

@@ -6,7 +6,7 @@ Under torch.distributed every rank walks over the same global batches and takes 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -136,7 +136,7 @@ def make_loader(
 
     A training split smaller than a batch makes one smaller batch an epoch.
     """
-    common = {
+    common: dict[str, Any] = {
         "batch_size": min(batch_size, len(split)) if train else batch_size,
         "mean": data.mean,
         "std": data.std,

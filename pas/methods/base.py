@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Method(ABC):
         """The network to train instead of the backbone: here, with the gates folded into its weights."""
         return Gated(backbone, self.problem.signature, self.gates)
 
-    def groups(self) -> list[dict[str, object]]:
+    def groups(self) -> list[dict[str, Any]]:
         """Optimiser groups of the method's own parameters. Gates never decay."""
         return []
 

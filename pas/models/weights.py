@@ -1,6 +1,7 @@
 """Weights from a file of somebody else's, read as data only."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -26,7 +27,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-        state = next((found[key] for key in ("state_dict", "model") if key in found), found)
+        state: Any = next((found[key] for key in ("state_dict", "model") if key in found), found)
         model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
     except Exception as error:  # torch.load answers a damaged or foreign file with nearly any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()

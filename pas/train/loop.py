@@ -81,7 +81,7 @@ def fit(
     device = torch.device(device)
     total = steps if steps is not None else max(1, recipe.epochs * len(loader) // recipe.accumulate)
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-    model.to(device, memory_format=layout).train()
+    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]  # torch declares one at a time
     optimizer = make_optimizer(groups, recipe)
     schedule = make_schedule(optimizer, recipe, steps=total, steps_per_epoch=len(loader) / recipe.accumulate)
     clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
@@ -150,6 +150,7 @@ def fit(
                 store(checkpoint, whose, parts, place)
                 saved_at = time.monotonic()
 
+    assert place.last["loss"] is not None  # a meter always has one
     averaged = ema.module if ema is not None else None
     return Fitted(place.step, place.seconds, place.last["loss"], place.last["top1"], averaged)
 
@@ -160,7 +161,7 @@ def _network(model: nn.Module, recipe: Recipe, device: torch.device) -> tuple[nn
     if dist.is_initialized():
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
         unsynchronised = model.no_sync
-    return torch.compile(model) if recipe.compile else model, unsynchronised
+    return torch.compile(model) if recipe.compile else model, unsynchronised  # type: ignore[return-value]  # of a module: a module
 
 
 def _stream(loader: Loader, first: int) -> Iterator[tuple[Tensor, Tensor]]:
