@@ -26,12 +26,13 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
   budget=params budget.params="2 M"  sets parameters instead of MACs; with budget.macs beside it, both hold
   -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
   Ctrl-C or SIGTERM saves the training at its next step and ends all of it (130 or 143); a second one ends at once
+  dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
   --cfg job       show the configuration instead of running it
   --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster
 
 examples:
   pas search budget.macs=0.3 seed=1
-  pas search model=repvgg_a0 data=cifar10 budget.macs=0.5
+  pas search model=repvgg_a0 data=cifar10 budget.macs=0.5 dry_run=true
   pas search -m budget.macs=0.3,0.5,0.7 seed=0,1
   pas search model=python model.entry=package.module:function data=fashion_mnist
 """
@@ -74,19 +75,26 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: pas search budget.macs=0.3 (pas VERB --help says more)",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
-    parser.set_defaults(verb=lambda _: parser.print_help() or 0)
+    parser.set_defaults(verb=lambda _: _help(parser))
     # listed here; `main` hands its arguments to Hydra before this parser sees them
     verbs.add_parser("search", help="search widths under a budget, fine-tune, write a bundle", add_help=False)
 
     inspect = _verb(verbs, "inspect", _inspect, "the axes of a network: sizes, where they live, what is frozen and why",
                     "pas inspect mobilenetv2_100 --image-size 64")  # fmt: skip
-    inspect.add_argument("model", metavar="MODEL", help="a timm name, or one of pas.models")
+    network = inspect.add_mutually_exclusive_group(required=True)
+    network.add_argument("model", metavar="MODEL", nargs="?", help="a timm name, or one of pas.models")
+    network.add_argument(
+        "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
+    )
     inspect.add_argument("--json", action="store_true", help="as JSON")
     inspect.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
     )
     inspect.add_argument(
         "--num-classes", type=_positive, default=1000, metavar="N", help="logits of the classifier (default: 1000)"
+    )
+    inspect.add_argument(
+        "--in-chans", type=_positive, default=3, metavar="N", help="channels of the image, with --entry (default: 3)"
     )
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
@@ -101,7 +109,20 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "report", _report, "results.csv, results.md and all figures of a folder of runs", "pas report runs/"
     )
     report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs")
+
+    diff = _verb(verbs, "diff", _diff, "what two searches of one network decided differently, axis by axis",
+                 "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip
+    diff.description = f"{diff.description} Exits with 0 when they are equal, 1 when they differ, 2 on trouble."
+    for side in ("a", "b"):
+        diff.add_argument(side, metavar=side.upper(), type=Path, help="an architecture.json, a run's folder or a bundle")
+    diff.add_argument("--json", action="store_true", help="as JSON")
+    diff.add_argument("--figure", type=Path, metavar="FILE", help="draw both widths of every axis (.png, .svg or .pdf)")
     return parser
+
+
+def _help(parser: argparse.ArgumentParser) -> int:
+    parser.print_help()
+    return 0
 
 
 def _verb(
@@ -153,11 +174,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from pas import inspection
 
-    found = inspection.inspect(options.model, image_size=options.image_size, num_classes=options.num_classes)
+    name, shape = options.entry or options.model, {"image_size": options.image_size, "num_classes": options.num_classes}
+    found = inspection.inspect_entry(name, in_chans=options.in_chans, **shape) if options.entry else inspection.inspect(name, **shape)
     if options.json:
-        print(json.dumps(inspection.as_json(options.model, found), indent=1))
+        print(json.dumps(inspection.as_json(name, found), indent=1))
     else:
-        inspection.show(options.model, found, Console())
+        inspection.show(name, found, Console())
     return 0
 
 
@@ -169,6 +191,23 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
     )
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from pas import difference
+
+    found = difference.difference(options.a, options.b)
+    if options.figure:
+        difference.draw(found, options.figure)
+    if options.json:
+        print(json.dumps(difference.as_json(found), indent=1))
+    else:
+        difference.show(found, Console())
+    return 0 if found.equal else 1
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -57,7 +57,7 @@ class ModelConfig:
     pretrained: bool = False
     weights: str | None = None
     entry: str | None = field(
-        default=None, metadata=_or_none(_rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v), "package.module:function"))
+        default=None, metadata=_or_none(_rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v) is not None, "package.module:function"))
     )
 
 
@@ -199,7 +199,7 @@ class HardwareConfig:
     `checkpoint_seconds`: time between two checkpoints. `sync_norm`: of several processes, batch norms see the images of
     all, as in one; otherwise each sees its own. None of these is part of a run's key."""
 
-    device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N"))
+    device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None, "auto, cpu, cuda or cuda:N"))
     threads: int = field(metadata=_at_least(0))
     workers: int = field(metadata=_at_least(0))
     checkpoint_seconds: float = field(metadata=_at_least(0))
@@ -218,7 +218,10 @@ class PathsConfig:
 
 @dataclass(kw_only=True)
 class Config:
-    """All of a run. Raises PasError when a value is outside of its range."""
+    """All of a run. Raises PasError when a value is outside of its range.
+
+    `dry_run`: `pas search` says what the run would do instead of doing it; no part of the run's key.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -234,6 +237,7 @@ class Config:
     )  # logger=null is no choice, so the class's own values stand
     paths: PathsConfig
     seed: int = field(metadata=_at_least(0))
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _check(self, "")
@@ -311,7 +315,7 @@ def variant(config: Config) -> str:
 
 
 def _identity(config: Config) -> dict[str, Any]:
-    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware")}
+    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware", "dry_run")}
     whole["data"].pop("root")
     if config.model.weights is not None:
         whole["model"]["weights"] = Path(config.model.weights).name

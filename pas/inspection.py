@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pas import models
 from pas.amount import human
-from pas.axes.signature import Signature
-from pas.cost.macs import KINDS, build
+from pas.axes.signature import Axis, Signature
+from pas.cost.macs import KINDS, Cost, build
+from pas.errors import PasError
 from pas.surgery.forms import signature
 
 
 def inspect(name: str, *, image_size: int | None, num_classes: int) -> Signature:
     """The signature of a network by name, without weights. `image_size`: pixels a side, None for the network's own."""
     with torch.device("meta"):
-        model = models.create(name, num_classes=num_classes)
+        model: Any = models.create(name, num_classes=num_classes)
     size = image_size or model.pretrained_cfg["input_size"][-1]
     return signature(model, torch.zeros(1, 3, size, size, device="meta"))
+
+
+def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
+    """The signature of a person's own network, `package.module:function`, which is called with num_classes and in_chans.
+
+    Raises PasError without an image size: such a network doesn't say for which one it was made.
+    """
+    if image_size is None:
+        raise PasError("a network of your own needs the side of its image: --image-size PIXELS")
+    model = models.from_entry(entry, {"num_classes": num_classes, "in_chans": in_chans})
+    return signature(model, torch.zeros(1, in_chans, image_size, image_size))
 
 
 def rows(sig: Signature) -> list[dict[str, Any]]:
@@ -30,12 +44,8 @@ def rows(sig: Signature) -> list[dict[str, Any]]:
     A share is what the network would save without the axis; an axis takes part in what its neighbours cost, so shares overlap.
     """
     costs = {kind: build(sig, kind) for kind in KINDS}
-    everything = np.ones(sig.channels, dtype=bool)
-    dense = {kind: cost.at(everything) for kind, cost in costs.items()}
     found = []
     for axis in sig.axes:
-        without = everything.copy()
-        without[axis.start : axis.start + axis.size] = False
         found.append(
             {
                 "name": axis.name,
@@ -44,10 +54,19 @@ def rows(sig: Signature) -> list[dict[str, Any]]:
                 "exact": axis.exact,
                 "frozen": axis.frozen,
                 "slots": [list(slot) for slot in axis.slots],
-                **{f"{kind}_share": round(1 - cost.at(without) / dense[kind], 6) for kind, cost in costs.items()},
+                **{f"{kind}_share": round(share(cost, [axis], sig.channels), 6) for kind, cost in costs.items()},
             }
         )
     return found
+
+
+def share(cost: Cost, axes: Iterable[Axis], channels: int) -> float:
+    """The share of a network's cost that goes with these axes: what it would save without them."""
+    everything = np.ones(channels, dtype=bool)
+    without = everything.copy()
+    for axis in axes:
+        without[axis.start : axis.start + axis.size] = False
+    return 1 - cost.at(without) / cost.at(everything)
 
 
 def as_json(name: str, sig: Signature) -> dict[str, Any]:
@@ -58,19 +77,30 @@ def as_json(name: str, sig: Signature) -> dict[str, Any]:
 
 
 def show(name: str, sig: Signature, console: Console) -> None:
-    """A table of all axes in the order of the network."""
+    """A table of all axes in the order of the network; it fits into 80 columns."""
     everything = np.ones(sig.channels, dtype=bool)
     macs, params = (build(sig, kind).at(everything) for kind in KINDS)
-    table = Table(title=f"{name}: {len(sig.prunable)} prunable axes, {human(macs)} MACs, {human(params)} parameters (fused form)")
-    table.add_column("axis", overflow="fold")
-    table.add_column("size", justify="right")
-    table.add_column("MACs", justify="right")
-    table.add_column("params", justify="right")
-    table.add_column("lives in", overflow="fold")
-    table.add_column("frozen, because", overflow="fold")
+    title = f"{name}: {len(sig.prunable)} prunable axes, {human(macs)} MACs, {human(params)} parameters (fused form)"
+    console.print(title, style="bold", highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("axis", overflow="fold", max_width=28)
+    for column in ("size", "MACs", "params"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column(Text("weights[dimension], or why frozen"), overflow="fold")
+    shown = max(1, (console.width - 60) // 20)
     for row in rows(sig):
-        weights = [f"{parameter}[{dim}]" for parameter, dim in row["slots"] if parameter.endswith("weight")]
-        lives = ", ".join(weights[:4]) + (f", ... ({len(weights)} weights)" if len(weights) > 4 else "")
         shares = [f"{100 * row[f'{kind}_share']:.1f} %" for kind in KINDS]
-        table.add_row(row["name"], str(row["size"]), *shares, lives, row["frozen"] or "")
+        words = row["frozen"] or _places(row["slots"], shown)
+        table.add_row(Text(row["name"]), str(row["size"]), *shares, Text(words))
     console.print(table)
+
+
+def _places(slots: list[list[Any]], shown: int) -> str:
+    """The weights that an axis lives in, as module[dimension]: the first few, and how many more."""
+    found = [f"{_module(parameter)}[{dim}]" for parameter, dim in slots if parameter.endswith("weight")]
+    return ", ".join(found[:shown]) + (f" +{len(found) - shown}" if len(found) > shown else "")
+
+
+def _module(parameter: str) -> str:
+    """A weight by the path of its module; a block that will be fused by its own."""
+    return parameter.removesuffix(".weight").removesuffix(".reparam_conv")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
-from pas.config import Config
+from pas.config import Config, run_key
 from pas.errors import PasError, told
 from pas.report import table
 from pas.result import read_result
@@ -55,6 +55,8 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     # A configuration of the user's own can't be composed before Hydra knows where it lies.
     if not (options.config_dir or options.config_path or options.config_name):
         jobs = compose_all(overrides) if options.multirun else [compose(overrides)]
+    if options.multirun and jobs and all(job.dry_run for job in jobs):  # Hydra would make the folder of the sweep
+        return _plan_all(jobs)
     failures: list[tuple[str, Exception]] = []
     process = os.getpid()
 
@@ -86,6 +88,9 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
 
 def _run(config: Config) -> None:
     """Run, resume, or only show: a finished run is shown without loading what trains."""
+    if config.dry_run:
+        _plan(config)
+        return
     folder = run_folder(config)
     result = _found(folder)
     if result is None:
@@ -112,6 +117,23 @@ def _several() -> bool:
 
 def _shows() -> bool:
     return not _several() or os.environ["RANK"] == "0"
+def _plan(config: Config) -> None:
+    from pas import pipeline, plan
+
+    plan.show(pipeline.rehearse(config), Console())
+
+
+def _plan_all(jobs: Sequence[Config]) -> int:
+    """The plan of every job, or why there is none; the exit code."""
+    failed = 0
+    for number, config in enumerate(jobs, start=1):
+        print(f"\nrun {number} of {len(jobs)}: {run_key(config)}", flush=True)
+        try:
+            _plan(config)
+        except PasError as error:
+            failed += 1
+            print(f"pas: {error}", file=sys.stderr, flush=True)
+    return 2 if failed else 0
 
 
 def _told(error: Exception) -> str:

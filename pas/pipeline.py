@@ -19,24 +19,26 @@ from torch import Tensor, nn
 
 from pas import distributed, onnx
 from pas.architecture import Architecture
-from pas.config import Config, MethodConfig, architecture_file, method_label, variant
+from pas.config import Config, MethodConfig, architecture_file, method_label, run_key, variant
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
-from pas.data import load
+from pas.data import Data, load
 from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
+from pas.plan import Plan, plan
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
 from pas.report import figures
-from pas.runs import open_run, run_folder
+from pas.result import read_result
+from pas.runs import Run, open_run, run_folder
 from pas.search import Search
 from pas.stages import Parent, Setting, find, finetune, last_recipe, make, prepare
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
-from pas.tracking import track
+from pas.tracking import Tracker, track
 
 
 def run(config: Config, console: Console | None = None, *, wait: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -54,32 +56,51 @@ def run(config: Config, console: Console | None = None, *, wait: Callable[[str],
         if done is not None:
             return done
         start = _start(config, console)
-        if config.hardware.threads:
-            torch.set_num_threads(config.hardware.threads)
-        chosen = config.data
         with distributed.together():
-            data = load(
-                chosen.name,
-                root=chosen.root,
-                image_size=chosen.image_size,
-                val_fraction=chosen.val_fraction,
-                subset=chosen.subset,
-            )
+            data = _data(config)
             device = distributed.device(config.hardware.device)
         with track(this, config) as tracker:
             return _steps(Setting(config, tracker, data, device, console or Console(stderr=True)), start)
 
 
+def rehearse(config: Config) -> Plan:
+    """What `run` would do, from a few steps of each stage; nothing is written. Raises PasError for what `run` refuses."""
+    nowhere = Tracker(Run(run_folder(config), run_key(config), None), None)
+    setting = Setting(config, nowhere, _data(config), distributed.device(config.hardware.device), Console(quiet=True))
+    source = _source(config)
+    if source is not None and read_result(run_folder(source)) is None:
+        return plan(setting, None, source=run_folder(source))
+    return plan(setting, _start(config, None))
+
+
+def _data(config: Config) -> Data:
+    """The data, read with as many threads as the run has."""
+    if config.hardware.threads:
+        torch.set_num_threads(config.hardware.threads)
+    chosen = config.data
+    return load(
+        chosen.name,
+        root=chosen.root,
+        image_size=chosen.image_size,
+        val_fraction=chosen.val_fraction,
+        subset=chosen.subset,
+    )
+
+
 def _start(config: Config, console: Console | None) -> Architecture | None:
     """The architecture that the search starts from: of a file, or of another method's run, which is made first if need be."""
-    source = config.method.source
+    source, file = _source(config), config.options.start
     if source is not None:
-        other = replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
-        run(other, console, wait=lambda line: (console or Console(stderr=True)).print(line, markup=False, highlight=False, soft_wrap=True))
-        return Architecture.from_json(architecture_file(run_folder(other)).read_text(encoding="utf-8"))
-    if config.options.start is not None:
-        return Architecture.from_json(architecture_file(Path(config.options.start)).read_text(encoding="utf-8"))
-    return None
+        say = console or Console(stderr=True)
+        run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
+        file = str(run_folder(source))
+    return None if file is None else Architecture.from_json(architecture_file(Path(file)).read_text(encoding="utf-8"))
+
+
+def _source(config: Config) -> Config | None:
+    """The run whose widths a control takes over: all as here, but for the method."""
+    source = config.method.source
+    return None if source is None else replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
 
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _unknown_key(match: re.Match[str], keys: Keys) -> str:
 
 
 def _unknown_choice(match: re.Match[str], _: Keys) -> str:
-    group, _, choice = match["path"].rpartition("/")
+    group, choice = match["path"].rpartition("/")[::2]
     known = match["known"].split()
     return f"{group}={choice}: {near(choice, known)}"
 

@@ -96,7 +96,7 @@ class Search:
     @property
     def backbone(self) -> nn.Module:
         """The network inside, with the weights as trained so far and all channels present."""
-        return self.model.backbone
+        return self.model.get_submodule("backbone")
 
     def param_groups(self, lr: float, weight_decay: float, *, decay_norms: bool = False) -> list[dict[str, Any]]:
         """Groups for any torch optimiser: weights that decay, norms and biases that don't (unless `decay_norms`), and the
@@ -310,4 +310,4 @@ def _settle(model: nn.Module, signature: Signature, mask: np.ndarray) -> None:
         for item in typed_blocks(model, signature).values():
             if item.block.identity is not None and item.reads is not None:
                 off = ~rows(identity_input(item), mask, item.block.identity.num_features)
-                item.block.identity.running_mean[torch.from_numpy(np.flatnonzero(off))] = 0
+                item.block.identity.get_buffer("running_mean")[torch.from_numpy(np.flatnonzero(off))] = 0

@@ -47,7 +47,7 @@ class Setting:
         """Batches of one split: shuffled and augmented for training, and divided among the processes if `shared`."""
         data, images = self.config.data, getattr(self.data, split)
         augment = Augment(data.crop_padding, data.flip, data.cutout)
-        common = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
+        common: dict[str, Any] = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
         return make_loader(
             self.data, images, batch_size=batch_size, train=train, augment=augment, shared=shared, **common
         )
@@ -61,7 +61,11 @@ class Setting:
         loader = self.loader(self.config.data.split, EVALUATION_BATCH, train=False)
         return classification.evaluate(network, loader, device=self.device, precision=precision).top1
 
-    def checkpoint(self, run: Run, stage: str) -> Checkpoint:
+    def steps(self, recipe: Recipe, loader: Loader) -> int:
+        """Optimiser steps of a stage."""
+        return max(1, recipe.epochs * len(loader) // recipe.accumulate)
+
+    def checkpoint(self, run: Run, stage: str) -> Checkpoint | None:
         """Where a stage of a run saves its state, and how often."""
         return Checkpoint(run.checkpoint / stage, seconds=self.config.hardware.checkpoint_seconds)
 
@@ -79,11 +83,11 @@ def prepare(setting: Setting, start: Architecture | None) -> Parent:
     random_seed(config.seed)
     network = make(config, setting.data)
     _refuse_early(setting, network, start)
-    if config.train.dense.epochs == 0 or config.model.weights or config.model.pretrained:
+    if given(config):
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
         if not distributed.from_leader(lambda: is_trained(shared.folder)):
-            trained, seconds = _train(setting, network, recipe, "dense", shared, shared.log)
+            trained, seconds = train_dense(setting, network, shared)
             top1 = setting.top1(trained, recipe.precision)
             with distributed.together():  # the others read what the leader has written
                 write_parent(shared, trained, {"top1": top1, "seconds": seconds})
@@ -103,6 +107,16 @@ def _refuse_early(setting: Setting, network: nn.Module, start: Architecture | No
         with TemporaryDirectory() as folder:
             onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
     set_random_state(before)
+
+
+def given(config: Config) -> bool:
+    """Whether the configuration names the dense parent's weights, so that there is nothing to train."""
+    return config.train.dense.epochs == 0 or config.model.weights is not None or config.model.pretrained
+
+
+def train_dense(setting: Setting, network: nn.Module, shared: Run) -> tuple[nn.Module, float]:
+    """Train the dense parent in the folder of the runs that share it; it (or its running average), and the seconds."""
+    return _train(setting, network, _recipe(setting.config.train.dense), "dense", shared, shared.log)
 
 
 def make(config: Config, data: Data, *, fresh: bool = False) -> nn.Module:
@@ -125,7 +139,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     config = setting.config
     recipe = _recipe(config.train.search)
     loader = setting.loader("train", recipe.batch_size, train=True)
-    steps = max(1, recipe.epochs * len(loader) // recipe.accumulate)
+    steps = setting.steps(recipe, loader)
     random_seed(config.seed)
     search = search_of(setting, parent.to(setting.device), steps, start)
     began = time.monotonic()
@@ -214,15 +228,17 @@ def _train(
     parent: nn.Module | None = None,
 ) -> tuple[nn.Module, float]:
     """A training without a search: the network (or its running average), and the seconds that it took."""
+    loader = setting.loader("train", recipe.batch_size, train=True)
     fitted = fit(
         network,
-        setting.loader("train", recipe.batch_size, train=True),
+        loader,
         recipe,
         loss=_loss(setting, recipe, parent),
         groups=weight_groups(network, recipe.weight_decay, decay_norms=recipe.decay_norms),
         stage=stage,
         device=setting.device,
         sync_norm=setting.config.hardware.sync_norm,
+        steps=setting.steps(recipe, loader),
         log=log,
         checkpoint=setting.checkpoint(run, stage),
         progress=setting.console,

@@ -73,7 +73,7 @@ def _wandb(run: Run, config: Config) -> Any:
         raise PasError("logger=wandb needs the package wandb: pip install wandb") from error
     mirror = wandb.init(
         project=config.logger.project,
-        mode=config.logger.mode,
+        mode=config.logger.mode,  # type: ignore[arg-type]  # one of its words, as the configuration has checked
         dir=run.folder,
         group=config.logger.group or run.key.rpartition("-s")[0],
         name=run.key,

@@ -49,6 +49,7 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
         ),
         (["inspect", "--help"], ["example: pas inspect mobilenetv2_100", "--json", "--image-size"]),
         (["evaluate", "--help"], ["example: pas evaluate runs/RUN/bundle --data digits", "PAS_DATA"]),
+        (["diff", "--help"], ["example: pas diff runs/RUN runs/OTHER", "--figure", "Exits with"]),
         (["report", "--help"], ["example: pas report runs/"]),
     ],
 )
@@ -128,6 +129,62 @@ def test_inspect(tmp_path: Path):
     frozen = {axis["name"]: axis["frozen"] for axis in found["axes"] if not axis["prunable"]}
     assert all(frozen.values())
     assert found["params"] == 11_689_512
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["inspect", *words])
+    out, err = capsys.readouterr()
+    assert left.value.code == 0, err
+    return out.splitlines()
+
+
+def test_inspect_fits_into_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = shown(capsys, "mobilenetv2_mini", "--num-classes", "10")
+    assert max(len(line) for line in lines) <= 80
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:]}
+    assert len(rows) == 18  # a line an axis, none of them wrapped
+    assert rows["x"].endswith(" it is an input of the network")
+    assert rows["classifier"].endswith(" it is an output of the network")
+    assert rows["blocks.1.0.conv_pw"].startswith("96 9.9 % 1.3 % blocks.1.0.conv_pw[0] +4")
+    monkeypatch.setenv("COLUMNS", "160")
+    wide = shown(capsys, "mobilenetv2_mini", "--num-classes", "10")
+    assert any("blocks.1.0.conv_pw[0], blocks.1.0.bn1[0], blocks.1.0.conv_dw[0]" in line for line in wide)
+
+
+def test_inspect_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "inspected.py").write_text(
+        "from torch import nn\n\n\ndef make(num_classes, in_chans):\n"
+        "    return nn.Sequential(nn.Conv2d(in_chans, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 36, num_classes))\n\n\n"
+        "def other(classes):\n    return nn.Linear(1, classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--entry", "inspected:make", "--image-size", "8", "--num-classes", "5", "--in-chans", "2"]
+    found = json.loads("\n".join(shown(capsys, *words, "--json")))
+    assert [(axis["size"], axis["prunable"]) for axis in found["axes"]] == [(2, False), (12, True), (5, False)]
+    assert found["model"] == "inspected:make"
+    assert found["params"] == 12 * 2 * 9 + 12 + 5 * 12 * 36 + 5
+    assert shown(capsys, *words)[0].startswith("inspected:make: 1 prunable axes, ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--entry", "inspected:make"], "pas: a network of your own needs the side of its image: --image-size PIXELS"),
+        (["--entry", "nowhere:make", "--image-size", "8"], "pas: model.entry=nowhere:make: No module named 'nowhere'"),
+        (["--entry", "json:loads", "--image-size", "8"], "loads must take the arguments num_classes, in_chans, but: "),
+        ([], "one of the arguments MODEL --entry is required"),
+        (["resnet18", "--entry", "json:loads"], "not allowed with argument MODEL"),
+    ],
+)
+def test_inspect_refuses(words: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["inspect", *words])
+    assert left.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
 
 
 @pytest.fixture(scope="module")

@@ -64,9 +64,9 @@ def check(command: str, workplace: Path) -> None:
         given = {word.partition("=")[0] for word in words}
         extra = SHORT if "experiment" not in "".join(given) else [word for word in SHORT if not word.startswith("train.dense")]
         words += extra
-    if "runs/RUN/bundle" in words:
-        bundle = next(workplace.glob("runs/repvgg_nano-digits-pas-macs0.5-*/bundle"))
-        words[words.index("runs/RUN/bundle")] = str(bundle.relative_to(workplace))
+    run = next(workplace.glob("runs/repvgg_nano-digits-pas-macs0.5-*/bundle")).parent.relative_to(workplace)
+    names = {"runs/RUN/bundle": f"{run}/bundle", "runs/OTHER": str(run)}
+    words = [names.get(word, word) for word in words]
     done = pas(words[1:], workplace)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
@@ -84,5 +84,5 @@ def test_command_on_real_data(command: str, workplace: Path) -> None:
 
 
 def test_the_readme_shows_all_verbs() -> None:
-    for verb in ("search", "inspect", "evaluate", "report"):
+    for verb in ("search", "inspect", "evaluate", "diff", "report"):
         assert any(command.startswith(f"pas {verb}") for command in COMMANDS)

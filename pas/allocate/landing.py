@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,7 +108,7 @@ def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarra
     Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up.
     """
     if math.prod(map(len, ladders)) <= FEW:
-        tried = itertools.product(*ladders)
+        tried: Iterable[Sequence[int]] = itertools.product(*ladders)
     else:
         tried = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
 
@@ -117,7 +117,9 @@ def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarra
         kept = sum(float(value[:width].sum()) for value, width in zip(values, other, strict=True))
         return (True, kept, total) if 1 - SLACK <= total <= 1 else (False, total if total <= 1 else -total, kept)
 
-    return list(max([state, *tried], key=key))
+    candidates: list[Sequence[int]] = [state, *tried]
+    best: Sequence[int] = max(candidates, key=key)
+    return list(best)
 
 
 def _steps_down(state: list[int], ladders: list[list[int]]) -> Iterator[tuple[int, list[int]]]:

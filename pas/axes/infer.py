@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,15 +73,16 @@ def _counted(node: fx.Node) -> int:
     """
     if not any(_is_tensor(argument) for argument in node.all_input_nodes):
         return 0
+    operator: Any = node.target
     for device in ("meta", "cpu"):
 
-        def empty(value: object, device: str = device) -> object:
+        def empty(value: fx.Node, device: str = device) -> Any:
             return torch.zeros(shape(value), dtype=value.meta["val"].dtype, device=device) if _is_tensor(value) else value
 
         args, kwargs = fx.map_arg(node.args, empty), fx.map_arg(node.kwargs, empty)
         try:
             with FlopCounterMode(display=False) as counter:
-                node.target(*args, **kwargs)
+                operator(*args, **kwargs)
         except (RuntimeError, NotImplementedError, TypeError, IndexError):
             continue
         return counter.get_total_flops() // 2
@@ -103,7 +105,9 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
     touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
     slots = [Slot(name, d) for name, dims in resolved.items() for d, dim in enumerate(dims) if dim is not None]
     for index, slot in enumerate(slots):
-        found, counts = np.unique(resolved[slot.parameter][slot.dim], return_counts=True)
+        table = resolved[slot.parameter][slot.dim]
+        assert table is not None  # slots are made of tables
+        found, counts = np.unique(table, return_counts=True)
         for i, count in zip(found.tolist(), counts.tolist(), strict=True):
             if i:
                 touched[i].append((index, count))

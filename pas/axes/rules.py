@@ -206,7 +206,7 @@ def reshape(trace: Trace, node: fx.Node) -> Type:
     """Merges give products (flatten before a classifier: channels x height x width), splits give factors."""
     x = trace.arguments(node, 1)[0]
     out = trace.reshape(trace[x], shape(x), shape(node), node)
-    if node.target.overloadpacket in (aten.view, aten.reshape, aten._unsafe_view):
+    if getattr(node.target, "overloadpacket", None) in (aten.view, aten.reshape, aten._unsafe_view):
         for d, dim in enumerate(out):
             trace.constant(node, 1, d, dim)
     return out

@@ -104,4 +104,4 @@ class Signature:
 
 def rows(dim: Dim, mask: np.ndarray, size: int) -> np.ndarray:
     """Which elements of a dimension stay under a mask over all channels."""
-    return np.ones(size, dtype=bool) if dim is None else mask[dim].all(1)
+    return np.ones(size, dtype=bool) if dim is None else np.all(mask[dim], axis=1)

@@ -68,7 +68,8 @@ class Trace:
 
     def arguments(self, node: fx.Node, count: int) -> list[Any]:
         """The first `count` arguments by position, keywords put in their places, absent ones None."""
-        names = [argument.name for argument in node.target._schema.arguments]
+        operator: Any = node.target  # an ATen overload
+        names = [argument.name for argument in operator._schema.arguments]
         values = list(node.args) + [None] * (len(names) - len(node.args))
         for key, value in node.kwargs.items():
             values[names.index(key)] = value

@@ -81,7 +81,7 @@ def latency(
             network.train(modes[name])
     device = torch.cuda.get_device_name(x.device) if cuda else _cpu_name()
     dtype = str(x.dtype).removeprefix("torch.")
-    versions = {"torch": torch.__version__}
+    versions = {"torch": str(torch.__version__)}
     if runtime == "onnxruntime":
         versions["onnxruntime"] = onnxruntime.__version__
     return {

@@ -18,7 +18,7 @@ from pas.errors import PasError
 class Item(NamedTuple):
     """An image of the split and the seed of its augmentation: the worker that decodes it doesn't matter."""
 
-    index: int
+    image: int
     seed: int
 
 
@@ -44,7 +44,7 @@ class _Files(Dataset["tuple[Tensor, int] | PasError"]):
             torch.default_generator.manual_seed(item.seed)
             x = self.transform(image)
         random.setstate(python_state)
-        return x, int(self.split.labels[item.index])
+        return x, int(self.split.labels[item.image])
 
 
 class _Batches:

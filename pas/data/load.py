@@ -39,20 +39,20 @@ def _digits(root: Path | None, image_size: int | None) -> Data:
     labels = torch.from_numpy(raw.target).long()
     test, train = stratified(labels, round(0.2 * len(labels)), DIGITS_TEST_SEED)
     everything = Split(images, labels)
-    return _data("digits", 10, (0.306,), (0.323,), everything.at(train), everything.at(test))
+    return _data("digits", 10, (0.306,), (0.323,), everything.at(train), everything.at(test), images.shape[-1])
 
 
 def _fashion_mnist(root: Path | None, image_size: int | None) -> Data:
     parts = [_torchvision("fashion_mnist", datasets.FashionMNIST, root, train) for train in (True, False)]
-    splits = [_split(part.data.unsqueeze(1), part.targets, image_size) for part in parts]
-    return _data("fashion_mnist", 10, (0.286,), (0.353,), *splits)
+    train, test = (_split(part.data.unsqueeze(1), part.targets, image_size) for part in parts)
+    return _data("fashion_mnist", 10, (0.286,), (0.353,), train, test, train.images.shape[-1])
 
 
 def _cifar(name: str, kind: type[datasets.CIFAR10], num_classes: int) -> Callable[[Path | None, int | None], Data]:
     def reader(root: Path | None, image_size: int | None) -> Data:
         parts = [_torchvision(name, kind, root, train) for train in (True, False)]
-        splits = [_split(torch.from_numpy(p.data).permute(0, 3, 1, 2), p.targets, image_size) for p in parts]
-        return _data(name, num_classes, IMAGENET_MEAN, IMAGENET_STD, *splits)
+        train, test = (_split(torch.from_numpy(p.data).permute(0, 3, 1, 2), p.targets, image_size) for p in parts)
+        return _data(name, num_classes, IMAGENET_MEAN, IMAGENET_STD, train, test, train.images.shape[-1])
 
     return reader
 
@@ -67,8 +67,8 @@ def _imagefolder(root: Path | None, image_size: int | None) -> Data:
         raise _missing("imagefolder", root, f"no image in {empty[1]}" if empty else "") from None
     if train.classes != test.classes:
         raise PasError(f"{root}: train/ and val/ hold different classes")
-    splits = [FolderSplit(tuple(path for path, _ in p.samples), torch.tensor(p.targets)) for p in (train, test)]
-    return _data("imagefolder", len(train.classes), IMAGENET_MEAN, IMAGENET_STD, *splits, image_size=image_size or 224)
+    first, second = (FolderSplit(tuple(path for path, _ in p.samples), torch.tensor(p.targets)) for p in (train, test))
+    return _data("imagefolder", len(train.classes), IMAGENET_MEAN, IMAGENET_STD, first, second, image_size or 224)
 
 
 def _data(
@@ -78,10 +78,9 @@ def _data(
     std: tuple[float, ...],
     train: AnySplit,
     test: AnySplit,
-    image_size: int | None = None,
+    image_size: int,
 ) -> Data:
-    size = image_size or train.images.shape[-1]
-    return Data(name, num_classes, len(mean), size, mean, std, train, train.at(torch.arange(0)), test)
+    return Data(name, num_classes, len(mean), image_size, mean, std, train, train.at(torch.arange(0)), test)
 
 
 def _torchvision(name: str, kind: type, root: Path | None, train: bool) -> datasets.VisionDataset:

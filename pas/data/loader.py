@@ -7,7 +7,7 @@ process would make of these images.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -163,7 +163,7 @@ def make_loader(
         raise PasError(
             f"a batch of {batch_size} images can't be divided evenly among {processes} processes: choose a batch_size that can"
         )
-    common = {
+    common: dict[str, Any] = {
         "batch_size": batch_size,
         "mean": data.mean,
         "std": data.std,

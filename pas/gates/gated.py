@@ -136,7 +136,7 @@ def _plan(backbone: nn.Module, signature: Signature, free: set[int]) -> list[tup
     """
 
     def touched(reader: Reader) -> bool:
-        return not free.isdisjoint(reader.table.ravel().tolist())
+        return reader.table is not None and not free.isdisjoint(reader.table.ravel().tolist())
 
     plan = []
     for reader in filter(touched, readers(backbone, signature)):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ class Method(ABC):
         """Look at data before the first step. Nothing by default: most methods see their data while they are trained."""
         del batches, loss
 
-    def groups(self, lr: float, weight_decay: float) -> list[dict[str, object]]:
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups of the method's own parameters, beside weights of this learning rate and decay."""
         del lr, weight_decay
         return []

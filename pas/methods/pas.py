@@ -189,7 +189,7 @@ class Pas(Method):
         with torch.enable_grad():
             leaf = self.gates.settled().detach().cpu().requires_grad_()
             total = sum(limit.cost(leaf) / limit.target for limit in self.problem.limits.each)
-            (gradient,) = torch.autograd.grad(total, leaf)
+            (gradient,) = torch.autograd.grad(total, leaf)  # type: ignore[arg-type]  # sum() over one limit at least: a tensor
         free = gradient[torch.from_numpy(self.problem.free)].double()
         return self._mean_over_axes(free).clamp_min(1e-30)
 

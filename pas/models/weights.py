@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,7 +28,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-        state = next((found[key] for key in ("state_dict", "model") if key in found), found)
+        state: Any = next((found[key] for key in ("state_dict", "model") if key in found), found)
         state = {key.removeprefix("module."): value for key, value in state.items()}
         reason = None
         try:

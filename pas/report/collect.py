@@ -90,7 +90,9 @@ def cells(runs: Iterable[Finished]) -> list[Cell]:
         )
         groups.setdefault(key, []).append(run)
     ordered = sorted(groups.items(), key=lambda one: (one[0][0], one[0][1], one[0][3], one[0][2], one[0][4]))
-    return [Cell(*key[:5], runs=tuple(members)) for key, members in ordered]
+    return [
+        Cell(model, data, method, kind, target, tuple(members)) for (model, data, method, kind, target, _), members in ordered
+    ]
 
 
 def as_csv(runs: Sequence[Finished]) -> str:

@@ -52,6 +52,36 @@ def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path
     return _save(figure, path)
 
 
+def pair(
+    names: Sequence[str], dense: Sequence[int], kept: Mapping[str, Sequence[int]], common: Sequence[int], path: Path, title: str
+) -> Path:
+    """The widths of two networks side by side before the dense ones; a line on both bars marks the channels that both keep.
+
+    `kept`: label -> width of every layer, for both networks.
+    """
+    names = _without_common_start(names)
+    count = -(-len(names) // LAYERS_A_ROW)
+    a_row = -(-len(names) // count)
+    longest = max(len(name) for name in names)
+    figure = _figure(max(6.0, 1.2 + 0.29 * a_row), count * (3.3 + 0.075 * longest) + 0.9)
+    panels = figure.subplots(2 * count, 1, squeeze=False, height_ratios=[3, 2] * count)[:, 0]
+    for row, first in enumerate(range(0, len(names), a_row)):
+        piece = slice(first, first + a_row)
+        bars = {label: widths[piece] for label, widths in kept.items()}
+        _two_bars(panels[2 * row], dense[piece], bars, common[piece], slots=a_row)
+        panels[2 * row].set_xticks([])
+        panels[2 * row].set_ylabel("channels")
+        whole = [100 / size for size in dense[piece]]  # in percent too: narrow layers would be lost beside wide ones
+        shares = {label: _products(widths, whole) for label, widths in bars.items()}
+        _two_bars(panels[2 * row + 1], _products(dense[piece], whole), shares, _products(common[piece], whole), slots=a_row)
+        panels[2 * row + 1].set_xticks(range(len(names[piece])), names[piece], rotation=90)
+        panels[2 * row + 1].set_ylabel("kept (%)")
+    figure.align_ylabels(panels)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=1, frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Mapping[str, float]) -> Path:
     """What `metrics.jsonl` tells of the stages one after the other: loss, accuracy, open channels, cost and its target."""
     shown = [name for name in CURVES if any(name in row for row in rows)]
@@ -135,6 +165,26 @@ def _shares(axes: Axes, names: Sequence[str], dense: Sequence[int], kept: Sequen
     axes.set_ylabel("kept (%)")
     axes.tick_params(axis="x", length=0)
     _plain(axes)
+
+
+def _two_bars(
+    axes: Axes, dense: Sequence[float], kept: Mapping[str, Sequence[float]], common: Sequence[float], *, slots: int
+) -> None:
+    places = range(len(dense))
+    axes.bar(places, dense, width=0.86, color=DENSE, label="dense width")
+    for shift, colour, (label, widths) in zip((-0.2, 0.2), COLOURS[:2], kept.items(), strict=True):
+        axes.bar([place + shift for place in places], widths, width=0.36, color=colour, label=label)
+    left, right = [place - 0.4 for place in places], [place + 0.4 for place in places]
+    axes.hlines(common, left, right, color=INK, lw=1.2, label="channels in common")
+    axes.set_xlim(-0.6, slots - 0.4)
+    axes.set_ylim(0, 1.04 * max(dense))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _plain(axes)
+    axes.tick_params(axis="x", length=0)
+
+
+def _products(one: Sequence[float], other: Sequence[float]) -> list[float]:
+    return [a * b for a, b in zip(one, other, strict=True)]
 
 
 def _without_common_start(names: Sequence[str]) -> list[str]:

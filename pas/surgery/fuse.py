@@ -12,6 +12,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,11 +55,11 @@ class Block:
         return self.branches[0][0]
 
 
-def _repvgg(block: RepVggBlock) -> Block:
+def _repvgg(block: Any) -> Block:
     return Block(block, tuple((b.conv, b.bn) for b in (block.conv_kxk, block.conv_1x1)), block.identity)
 
 
-def _mobileone(block: MobileOneBlock) -> Block:
+def _mobileone(block: Any) -> Block:
     scale = [] if block.conv_scale is None else [block.conv_scale]
     return Block(block, tuple((b.conv, b.bn) for b in [*block.conv_kxk, *scale]), block.identity)
 
@@ -79,7 +80,8 @@ def equivalent_kernel(block: Block) -> tuple[Tensor, Tensor]:
     differentiably.
     """
     size = block.main.kernel_size
-    weight, bias = 0, 0
+    weight: Any = 0
+    bias: Any = 0
     for conv, norm in block.branches:
         scale, shift = _affine(norm)
         pads = [p for big, small in zip(reversed(size), reversed(conv.kernel_size), strict=True) for p in [(big - small) // 2] * 2]
@@ -118,14 +120,13 @@ def fuse(model: nn.Module) -> nn.Module:
 def _fused(block: Block) -> nn.Sequential:
     main = block.main
     weight, bias = equivalent_kernel(block)
+    # pairs, which torch declares as tuples of any length
+    geometry: dict[str, Any] = {name: getattr(main, name) for name in ("kernel_size", "stride", "padding", "dilation")}
     conv = nn.Conv2d(
         main.in_channels,
         main.out_channels,
-        main.kernel_size,
-        main.stride,
-        main.padding,
-        main.dilation,
-        main.groups,
+        **geometry,
+        groups=main.groups,
         bias=True,
         padding_mode=main.padding_mode,
         device=weight.device,
@@ -133,19 +134,20 @@ def _fused(block: Block) -> nn.Sequential:
     )
     with torch.no_grad():
         conv.weight.copy_(weight)
-        conv.bias.copy_(bias)
-    layers = OrderedDict(reparam_conv=conv)
-    if not isinstance(block.module.attn, nn.Identity):
-        layers["attn"] = block.module.attn
-    if not isinstance(block.module.act, nn.Identity):
-        layers["act"] = block.module.act
+        conv.get_parameter("bias").copy_(bias)
+    training_form: Any = block.module
+    layers: OrderedDict[str, nn.Module] = OrderedDict(reparam_conv=conv)
+    if not isinstance(training_form.attn, nn.Identity):
+        layers["attn"] = training_form.attn
+    if not isinstance(training_form.act, nn.Identity):
+        layers["act"] = training_form.act
     return nn.Sequential(layers)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """A norm in eval mode as scale and shift."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
+    scale = norm.weight * (norm.get_buffer("running_var") + norm.eps).rsqrt()
+    return scale, norm.bias - norm.get_buffer("running_mean") * scale
 
 
 def _identity_kernel(block: Block) -> Tensor:

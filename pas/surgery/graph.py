@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -58,7 +59,7 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
                 _lift_norm(root, modules[path], path)
                 values[node] = graph.call_module(path, (values[node.args[0]],))
             else:
-                args = tuple(_rewrite(node, i, argument, constants) for i, argument in enumerate(node.args))
+                args: Any = tuple(_rewrite(node, i, argument, constants) for i, argument in enumerate(node.args))
                 load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
                 values[node] = graph.call_function(node.target, fx.map_arg(args, load), fx.map_arg(node.kwargs, load))
     graph.lint()
@@ -78,7 +79,7 @@ def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
-def _lift_norm(root: nn.Module, module: nn.Module, path: str) -> None:
+def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
     """A norm whose module does more (activation, dropout) as an ordinary norm: the rest of it is in the graph."""
     norm = nn.BatchNorm2d(len(module.running_mean), module.eps, module.momentum)
     for name in ("weight", "bias"):

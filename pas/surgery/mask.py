@@ -52,10 +52,11 @@ def rewired(item: TypedBlock, reads: np.ndarray, writes: np.ndarray, *, compact:
     norm = IdentityNorm(old, torch.from_numpy(source).to(device)).to(device=device, dtype=old.weight.dtype)
     index = torch.from_numpy(np.flatnonzero(writes)).to(device)
     with torch.no_grad():
-        for new, from_old in zip([norm.weight, norm.bias, norm.running_mean, norm.running_var],
-                                 [old.weight, old.bias, old.running_mean, old.running_var], strict=True):  # fmt: skip
-            new.copy_(from_old[index])
-        norm.num_batches_tracked.copy_(old.num_batches_tracked)
+        norm.weight.copy_(old.weight[index])
+        norm.bias.copy_(old.bias[index])
+        for name in ("running_mean", "running_var"):
+            norm.get_buffer(name).copy_(old.get_buffer(name)[index])
+        norm.get_buffer("num_batches_tracked").copy_(old.get_buffer("num_batches_tracked"))
     norm.weight.requires_grad_(old.weight.requires_grad)
     norm.bias.requires_grad_(old.bias.requires_grad)
     return norm.train(old.training)

@@ -108,9 +108,9 @@ def _verify(record: Mapping[str, Any], tensors: bytes) -> None:
 
 def random_state() -> dict[str, Any]:
     """The states of the global generators of Python, numpy and torch (every CUDA device too)."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    numpy_state = (kind, torch.from_numpy(keys.astype(np.int64)), *rest)
+    numpy_state = (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest)
     return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
 
 

@@ -98,7 +98,7 @@ def fit(
     total = steps if steps is not None else max(1, recipe.epochs * len(loader) // recipe.accumulate)
     last = total if until is None else until
     layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-    model.to(device, memory_format=layout).train()
+    model.to(device, memory_format=layout).train()  # type: ignore[call-overload]  # torch declares one at a time
     sync_norm = sync_norm and distributed.several()
     network, unsynchronised = _network(model, recipe, device, sync_norm)
     optimizer = make_optimizer(groups, recipe)
@@ -196,6 +196,7 @@ def fit(
         for module in (model, ema):
             if module is not None:
                 distributed.share_buffers(module)
+    assert place.last["loss"] is not None  # a meter always has one
     averaged = ema.module if ema is not None else None
     return Fitted(place.step, place.seconds, place.last["loss"], place.last["top1"], averaged)
 
@@ -210,7 +211,7 @@ def _network(
             raise PasError("compile can't see norms over several processes: set hardware.compile=false or hardware.sync_norm=false")
         model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
         unsynchronised = model.no_sync
-    return torch.compile(model) if recipe.compile else model, unsynchronised
+    return torch.compile(model) if recipe.compile else model, unsynchronised  # type: ignore[return-value]  # of a module: a module
 
 
 def _stream(loader: Loader, first: int) -> Iterator[tuple[Tensor, Tensor]]:
