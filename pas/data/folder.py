@@ -30,7 +30,7 @@ class _Files(Dataset["tuple[Tensor, int] | PasError"]):
         return len(self.split)
 
     def __getitem__(self, item: Item) -> tuple[Tensor, int] | PasError:
-        path = self.split.paths[item.index]
+        path = self.split.paths[item.image]
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")

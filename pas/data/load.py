@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +95,16 @@ def _torchvision(name: str, kind: type, root: Path | None, train: bool) -> datas
         raise _missing(name, root, _damaged(kind, root)) from None
 
 
-def _damaged(kind: type, root: Path) -> str:
+def _damaged(kind: type[datasets.VisionDataset], root: Path) -> str:
     """The first file of a set that is missing or not what it should be, as "FILE is missing"; "" when none of it is there."""
     if issubclass(kind, datasets.CIFAR10):
         folder = root / kind.base_folder
         sums = {**dict(kind.train_list), **dict(kind.test_list), kind.meta["filename"]: kind.meta["md5"]}
-        good = {folder / name: lambda path, md5=md5: check_md5(path, md5) for name, md5 in sums.items()}
+        good: dict[Path, Callable[[Path], bool]] = {folder / name: partial(check_md5, md5=md5) for name, md5 in sums.items()}
     else:
+        assert issubclass(kind, datasets.FashionMNIST)
         folder = root / kind.__name__ / "raw"
-        names = [Path(url).stem for url, _ in kind.resources]
-        good = {folder / name: _complete for name in names}
+        good = {folder / Path(url).stem: _complete for url, _ in kind.resources}
     if not folder.is_dir():
         return ""
     for path, intact in good.items():

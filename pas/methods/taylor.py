@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,14 +45,18 @@ class Taylor(Once):
             worth = np.full(problem.signature.channels, np.inf)
             worth[problem.free] = value - np.log(cost_per_axis(problem, mask))
             allowed = dense + (1 - dense) * round_ / self.recost  # the load falls to 1
-            mask = land(problem.widths, worth, lambda m, allowed=allowed: problem.limits.load(m) / allowed)
+            mask = land(problem.widths, worth, partial(_load, problem, allowed))
         return mask
+
+
+def _load(problem: Problem, allowed: float, mask: np.ndarray) -> float:
+    return problem.limits.load(mask) / allowed
 
 
 def cost_per_axis(problem: Problem, mask: np.ndarray) -> np.ndarray:
     """d cost / d gate at a mask over all channels, averaged over each axis, in shares of the targets, for each free channel (n,)."""
     leaf = torch.from_numpy(mask).to(torch.float64).requires_grad_()
-    total = sum(limit.cost(leaf) / limit.target for limit in problem.limits.each)
+    total = torch.stack([limit.cost(leaf) / limit.target for limit in problem.limits.each]).sum()
     (gradient,) = torch.autograd.grad(total, leaf)
     free = gradient.numpy()[problem.free]
     sizes = np.bincount(problem.axis_index)

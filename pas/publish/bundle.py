@@ -55,6 +55,7 @@ def save(
         onnx.export(network, backbone.example(), folder / "model.onnx")
     write_text(folder / "README.md", card)
     size = (backbone.in_chans, backbone.image_size, backbone.image_size)
+    about_pas: dict[str, Any] = {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about}
     config = {
         "architecture": backbone.name,
         "num_classes": backbone.num_classes,
@@ -65,11 +66,11 @@ def save(
             "mean": mean,
             "std": std,
         },
-        "pas": {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about},
+        "pas": about_pas,
     }
     digests = {name: digest((folder / name).read_bytes()) for name in DIGESTED}
-    config["pas"]["sha256"] = digests
-    config["pas"]["sha256"] = {**digests, FILES[0]: _own_digest(config)}
+    about_pas["sha256"] = digests
+    about_pas["sha256"] = {**digests, FILES[0]: _own_digest(config)}
     write_text(folder / "config.json", json.dumps(config, indent=1))
 
 
@@ -146,8 +147,9 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
 def _rebuild(backbone: Backbone, architecture: Architecture, model: nn.Module | None) -> nn.Module:
     if model is None:
-        shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
-        model = models.create(backbone.name, args=backbone.args, **shape)
+        model = models.create(
+            backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args
+        )
     model = model.float().cpu().eval()
     return fuse(slice(model, signature(model, backbone.example()), architecture))
 
