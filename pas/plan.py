@@ -181,7 +181,7 @@ def plan(setting: Setting, start: Architecture | None, source: Path | None = Non
     if METHODS[config.method.name].learns:
         (search, _), searching = _rehearse("search", setting, lambda few: find(few, network, start))
     else:
-        search, _ = find(Rehearsal(**vars(setting), few=0), network, start)
+        search, _ = find(Rehearsal(**vars(setting), few=1), network, start)
         searching = Stage("search", "none: this method decides before the first step")
     recipe = last_recipe(config, search)
     _, tuning = _rehearse("finetune", setting, lambda few: finetune(few, search.slice(), recipe, network))

@@ -88,7 +88,7 @@ def test_model_arguments_and_kept_layers():
         ("model.args.drop_rate=1", "write +model.args.drop_rate=VALUE"),
         # choices
         ("data=cifr10", "data=cifr10: did you mean cifar10 or cifar100?"),
-        ("method=dms", "method=dms: choose from pas, uniform"),
+        ("method=dms", "method=dms: choose from given, magnitude, pas, pas_paper, random, scratch, taylor, uniform"),
         ("budget=0.3", "budget=0.3: choose from macs, params (a number is set with budget.macs=0.3)"),
         ("data=null", "data=null: choose from cifar10, cifar100"),
         ("model=python", "model=python needs model.entry=package.module:function"),
@@ -119,7 +119,7 @@ def test_model_arguments_and_kept_layers():
         ("hardware.device=gpu", "hardware.device=gpu: must be auto, cpu, cuda or cuda:N"),
         ("hardware.precision=fp16", "hardware.precision=fp16: must be one of fp32, bf16"),
         ("model.entry=nets.make", "model.entry=nets.make: must be package.module:function, or null"),
-        ("method.options.warmup=2", "method.options.warmup=2.0: must be a number from 0 to 1"),
+        ("method.options.warmup=2", "method.options.warmup=2: must be a number from 0 to 1"),
         ("logger.mode=live", "logger.mode=live: must be one of offline, online, disabled"),
         ("hydra/launcher=128", "hydra/launcher=128: Config group override must be a string"),
         ("experiment=3", "experiment=3: choose from"),

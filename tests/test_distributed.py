@@ -157,7 +157,7 @@ def test_what_one_process_refuses_all_refuse(two: list[dict[str, Any]]) -> None:
         assert first[name] == second[name], name
 
 
-SHORT = ["data.subset=200", "data.image_size=16", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1",
+SHORT = ["data.subset=180", "data.image_size=16", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1",
          "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.device=cpu"]  # fmt: skip
 
 WATCH = '''"""Every process that starts with this on its path notes the files that it opens for writing, makes, renames or removes."""
@@ -258,9 +258,9 @@ def test_a_finished_run_is_shown_once_and_at_once(both: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["seed=x"], "pas: seed=x: must be a whole number"),
+        pytest.param(["seed=x"], "pas: seed=x: must be a whole number", marks=pytest.mark.slow),
         (["train.dense.batch_size=63"], "pas: a batch of 63 images can't be divided evenly among 2 processes"),
-        (["train.dense.epochs=0", "budget.macs=0.001"], "smallest possible"),
+        pytest.param(["train.dense.epochs=0", "budget.macs=0.001"], "smallest possible", marks=pytest.mark.slow),
     ],
 )
 def test_a_refusal_is_one_line_of_one_process(words: list[str], reason: str, tmp_path: Path) -> None:

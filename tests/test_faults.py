@@ -178,7 +178,7 @@ def test_stopped_on_request_saves_first(server: Server, number: signal.Signals, 
     wait_for(lambda: [row for file in runs.glob("*/metrics.jsonl") for row in read_metrics(file.parent)])
     os.kill(process, number)
     assert server.end() == code, log(runs)
-    said = re.search(r"\npas: stopped at dense, step (\d+) of 800; the same command goes on from the last checkpoint\n\Z", log(runs))
+    said = re.search(r"\npas: stopped at dense, step (\d+) of 1200; the same command goes on from the last checkpoint\n\Z", log(runs))
     assert said, log(runs)
     assert log(runs).count("pas: ") == 1
     saved = [load(folder) for folder in runs.glob("*/checkpoint/dense")]

@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import pas
 from pas.gates.gated import Gated, Gates
 
+pytestmark = pytest.mark.no_cover  # thousands of small steps: counting lines would take longer than running them
+
 
 def climb(name: str, size: int, seed: int) -> None:
     model, x = randomised(name, size, seed)

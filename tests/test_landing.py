@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -16,6 +16,8 @@ from pas.allocate.landing import FEW, SLACK, Widths, land
 from pas.allocate.uniform import uniform
 from pas.amount import parse
 from pas.budget import Budget, limits
+
+pytestmark = pytest.mark.no_cover  # thousands of small steps: counting lines would take longer than running them
 
 
 def chain(widths: list[int]) -> pas.search.Signature:
@@ -56,7 +58,9 @@ def nearest(legal: Widths, found) -> float:
     return max(load for load in loads if load <= 1)
 
 
-@settings(max_examples=60, deadline=None)
+@example(widths=[5, 9, 33, 18, 13], share=0.5, seed=0, step=4)  # one axis alone never lands
+@example(widths=[5, 9, 33, 17, 13], share=0.9375, seed=0, step=4)  # once missed
+@settings(max_examples=40, deadline=None)
 @given(
     widths=st.lists(st.integers(4, 40), min_size=2, max_size=5),
     share=st.floats(0.1, 1.0),

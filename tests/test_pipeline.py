@@ -234,7 +234,7 @@ def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     result = run(compose(short(whole, *words)), Console(quiet=True))
     config = compose(short(parts, *words, "hardware.checkpoint_seconds=0"))
     log = Run.log
-    for step in (2, 6, 7, 9):
+    for step in (6, 8):
 
         def stop(this: Run, row: dict, step: int = step) -> None:
             log(this, row)
@@ -247,6 +247,4 @@ def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
                 run(config, Console(quiet=True))
     assert strip(run(config, Console(quiet=True))) == strip(result)
     assert losses(run_folder(config)) == losses(run_folder(compose(short(whole, *words))))
-    plain = run(compose(short(whole, "budget.macs=0.3")), Console(quiet=True))
-    assert losses(run_folder(config))[0] != losses(run_folder(compose(short(whole, "budget.macs=0.3"))))[0]
-    assert plain["searched"]["macs"] <= 0.3 * plain["dense"]["macs"]
+    assert result["searched"]["macs"] <= 0.3 * result["dense"]["macs"]

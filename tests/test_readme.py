@@ -77,8 +77,14 @@ def test_command(command: str, workplace: Path) -> None:
     check(command, workplace)
 
 
+def heavy(command: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if "model=repvgg_a0" in command else []
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pas") and any(word in c for word in NEEDS_DATA)])
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=heavy(c)) for c in COMMANDS if c.startswith("pas") and any(word in c for word in NEEDS_DATA)]
+)
 def test_command_on_real_data(command: str, workplace: Path) -> None:
     check(command, workplace)
 

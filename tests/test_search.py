@@ -138,7 +138,7 @@ def test_closed_gates_come_back() -> None:
     method = search.method
     method.last_move = 10**9
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.SGD(method.groups())
+    optimizer = torch.optim.SGD(method.groups(0.1, 0.0))
     wanted: np.ndarray | None = None
     for step in range(60):
         gradient = torch.randn(len(method.gates.value), generator=generator)
@@ -214,7 +214,7 @@ def test_keep_min_width_and_round_to() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "magic"}, "there are pas, uniform"),
+        ({"method": "magic"}, "there are pas, pas_paper, uniform"),
         ({"gate_rl": 1.0}, "did you mean 'gate_lr'"),
         ({"keep": ["nowhere.*"]}, "matches no axis"),
         ({"keep": ["*"]}, "no axis is left"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ import numpy as np
 from pas.axes.signature import Axis
 
 SLACK = 0.01
-FEW = 1024
+FEW = 4096
 """So many architectures are all tried."""
 DEEP = 8
+FINE, NEAR = 5, 2
 
 
 @dataclass(frozen=True)
@@ -105,21 +106,38 @@ def _fill(
 def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable) -> list[int]:
     """Another state that lies in the band and loses the least score; if there is none, the one nearest to the target.
 
-    Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up.
+    Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up
+    and, where that never lands in the band, the axes with the cheapest steps go two rungs up and down in all combinations.
     """
-    if math.prod(map(len, ladders)) <= FEW:
-        tried: Iterable[Sequence[int]] = itertools.product(*ladders)
-    else:
-        tried = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
 
     def key(other: Sequence[int]) -> tuple[bool, float, float]:
         total = cost(other)
         kept = sum(float(value[:width].sum()) for value, width in zip(values, other, strict=True))
         return (True, kept, total) if 1 - SLACK <= total <= 1 else (False, total if total <= 1 else -total, kept)
 
-    candidates: list[Sequence[int]] = [state, *tried]
-    best: Sequence[int] = max(candidates, key=key)
-    return list(best)
+    if math.prod(map(len, ladders)) <= FEW:
+        return list(max(itertools.product(*ladders), key=key))
+    filled = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
+    best = max([state, *filled], key=key)
+    return best if key(best)[0] else list(max([best, *_around(best, ladders, cost)], key=key))
+
+
+def _around(state: list[int], ladders: list[list[int]], cost: Callable) -> Iterator[Sequence[int]]:
+    """Every state that differs by at most `NEAR` rungs in each of the `FINE` axes whose steps change the cost least."""
+    now = cost(state)
+    places = [ladder.index(width) for ladder, width in zip(ladders, state, strict=True)]
+
+    def step(a: int) -> float:
+        other = places[a] - 1 if places[a] else places[a] + 1
+        return abs(cost([*state[:a], ladders[a][other], *state[a + 1 :]]) - now)
+
+    movable = [a for a, ladder in enumerate(ladders) if len(ladder) > 1]
+    fine = sorted(movable, key=step)[:FINE]
+    near = [
+        ladder[max(0, place - NEAR) : place + NEAR + 1] if a in fine else [ladder[place]]
+        for a, (ladder, place) in enumerate(zip(ladders, places, strict=True))
+    ]
+    return itertools.product(*near)
 
 
 def _steps_down(state: list[int], ladders: list[list[int]]) -> Iterator[tuple[int, list[int]]]:
