@@ -116,10 +116,12 @@ def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarra
         return (True, kept, total) if 1 - SLACK <= total <= 1 else (False, total if total <= 1 else -total, kept)
 
     if math.prod(map(len, ladders)) <= FEW:
-        return list(max(itertools.product(*ladders), key=key))
+        everything: list[Sequence[int]] = list(itertools.product(*ladders))
+        return list(max(everything, key=key))
     filled = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
     best = max([state, *filled], key=key)
-    return best if key(best)[0] else list(max([best, *_around(best, ladders, cost)], key=key))
+    around: list[Sequence[int]] = [] if key(best)[0] else list(_around(best, ladders, cost))
+    return list(max([best, *around], key=key))
 
 
 def _around(state: list[int], ladders: list[list[int]], cost: Callable) -> Iterator[Sequence[int]]:
