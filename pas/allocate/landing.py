@@ -117,11 +117,13 @@ def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarra
 
     if math.prod(map(len, ladders)) <= FEW:
         everything: list[Sequence[int]] = list(itertools.product(*ladders))
-        return list(max(everything, key=key))
+        winner: Sequence[int] = max(everything, key=key)
+        return list(winner)
     filled = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
     best = max([state, *filled], key=key)
     around: list[Sequence[int]] = [] if key(best)[0] else list(_around(best, ladders, cost))
-    return list(max([best, *around], key=key))
+    winner = max([best, *around], key=key)
+    return list(winner)
 
 
 def _around(state: list[int], ladders: list[list[int]], cost: Callable) -> Iterator[Sequence[int]]:
