@@ -1,6 +1,7 @@
 """Runs the rows of a comparison, several at a time, and writes its table. Started again, it does what is missing.
 
-Every `result.json` and `architecture.json` is copied to the experiment's `results/` as it lands.
+Every `result.json` and `architecture.json` is copied to the experiment's `results/` as it lands; what lies there counts as done, also on
+another machine (a dense parent that is missing there is trained again, when a row needs it).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Experiment:
 
 
 def run(experiment: Experiment, processes: int) -> None:
-    """Every job that has no result yet, each in a process of its own with one thread; then the table."""
+    """Every job that has no result yet, each in a process of its own with one thread."""
+    _restore(experiment)
     waiting = [(job, compose(job[3])) for job in experiment.jobs()]
     running: dict[subprocess.Popen[bytes], tuple[str, Config]] = {}
     began, failed = time.monotonic(), []
@@ -93,6 +95,15 @@ def _source_key(config: Config) -> str:
         return ""
     folder = run_folder(replace(config, method=MethodConfig(name=source.name, options=dict(source.options))))
     return "" if read_result(folder) is not None else str(folder)
+
+
+def _restore(experiment: Experiment) -> None:
+    """Put the collected results where their runs would be, so that they are found finished."""
+    for _, _, _, overrides in experiment.jobs():
+        folder = run_folder(compose(overrides))
+        kept = experiment.folder / "results" / folder.name
+        if kept.is_dir() and not folder.exists():
+            shutil.copytree(kept, folder)
 
 
 def _collect(experiment: Experiment, config: Config) -> None:
