@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from pas.criteria import CRITERIA
 from pas.errors import PasError
 from pas.gates.binary import THRESHOLD
-from pas.methods.base import Method
+from pas.methods.base import Method, Problem
 
 
 class Once(Method):
     """A mask chosen from the dense network. Channels outside of the start are the first to go."""
 
     learns = False
+    _undecided = False
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
         self.gates.value.requires_grad_(False)
@@ -26,8 +28,6 @@ class Once(Method):
         else:
             self._undecided, self._backbone = True, backbone
         return super().wrap(backbone)
-
-    _undecided = False
 
     @abstractmethod
     def judge(self, backbone: nn.Module) -> np.ndarray | None:
@@ -58,3 +58,14 @@ class Once(Method):
         with torch.no_grad():
             self.gates.value.copy_(torch.from_numpy(mask[problem.free]).to(self.gates.value))
         self._undecided = False
+
+
+class Weighed(Once):
+    """Decides from the weights alone. `criterion`: which of `pas.criteria.CRITERIA`."""
+
+    def __init__(self, problem: Problem, *, criterion: str) -> None:
+        super().__init__(problem)
+        self.criterion = CRITERIA[criterion]
+
+    def judge(self, backbone: nn.Module) -> np.ndarray:
+        return self.criterion(backbone, self.problem.signature)
