@@ -15,11 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pas.compose import compose
-from pas.config import Config, MethodConfig, dense_key
+from pas.config import Config, dense_key, source_of
 from pas.result import read_result
 from pas.runs import run_folder
 
@@ -90,10 +90,10 @@ def _conflict(one: Config, other: Config) -> bool:
 
 
 def _source_key(config: Config) -> str:
-    source = config.method.source
+    source = source_of(config)
     if source is None:
         return ""
-    folder = run_folder(replace(config, method=MethodConfig(name=source.name, options=dict(source.options))))
+    folder = run_folder(source)
     return "" if read_result(folder) is not None else str(folder)
 
 

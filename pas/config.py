@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +300,12 @@ def dense_key(config: Config) -> str:
     whole = _identity(config)
     shared = {name: whole[name] for name in ("model", "data", "task", "seed")} | {"dense": whole["train"]["dense"]}
     return _key(config, ["dense"], shared)
+
+
+def source_of(config: Config) -> Config | None:
+    """The run whose widths a control takes over: all as here, but for the method; None when it is no control."""
+    source = config.method.source
+    return None if source is None else replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
 
 
 def method_label(config: Config) -> str:

@@ -117,6 +117,8 @@ def _several() -> bool:
 
 def _shows() -> bool:
     return not _several() or os.environ["RANK"] == "0"
+
+
 def _plan(config: Config) -> None:
     from pas import pipeline, plan
 

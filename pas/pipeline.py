@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pas import distributed, onnx
 from pas.architecture import Architecture
-from pas.config import Config, MethodConfig, architecture_file, method_label, run_key, variant
+from pas.config import Config, architecture_file, method_label, run_key, source_of, variant
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import Data, load
@@ -67,7 +67,7 @@ def rehearse(config: Config) -> Plan:
     """What `run` would do, from a few steps of each stage; nothing is written. Raises PasError for what `run` refuses."""
     nowhere = Tracker(Run(run_folder(config), run_key(config), None), None)
     setting = Setting(config, nowhere, _data(config), distributed.device(config.hardware.device), Console(quiet=True))
-    source = _source(config)
+    source = source_of(config)
     if source is not None and read_result(run_folder(source)) is None:
         return plan(setting, None, source=run_folder(source))
     return plan(setting, _start(config, None))
@@ -89,18 +89,12 @@ def _data(config: Config) -> Data:
 
 def _start(config: Config, console: Console | None) -> Architecture | None:
     """The architecture that the search starts from: of a file, or of another method's run, which is made first if need be."""
-    source, file = _source(config), config.options.start
+    source, file = source_of(config), config.options.start
     if source is not None:
         say = console or Console(stderr=True)
         run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
         file = str(run_folder(source))
     return None if file is None else Architecture.from_json(architecture_file(Path(file)).read_text(encoding="utf-8"))
-
-
-def _source(config: Config) -> Config | None:
-    """The run whose widths a control takes over: all as here, but for the method."""
-    source = config.method.source
-    return None if source is None else replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
 
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
