@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pas.compose import compose
-from pas.config import Config, dense_key, source_of
+from pas.config import Config
+from pas.keys import dense_key, source_of
 from pas.result import read_result
 from pas.runs import run_folder
 

@@ -6,10 +6,12 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pas.disk import parse_json
 from pas.errors import PasError
 
+FILE = "architecture.json"
 SCHEMA = 1
 WIDEST = 1 << 20  # channels; what a file says of its sizes is not believed without a limit
 
@@ -90,6 +92,25 @@ class Architecture:
                 raise PasError(f'architecture: axis {name!r}: "keep" must list distinct whole numbers')
             kept[name] = tuple(sorted(indices))
         return cls(sizes, kept)
+
+
+def architecture_file(path: Path) -> Path:
+    """Where the architecture of a run's folder or of a bundle lies; a file is itself. Raises PasError when there is none."""
+    if not path.exists():
+        raise PasError(f"nothing at {path}: give an {FILE}, a run's folder or a bundle")
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise PasError(f"{path} holds no {FILE}: it is no bundle, or a run whose search hasn't ended")
+    return file
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture in a file, a run's folder or a bundle. Raises PasError, naming the file, when it can't be read."""
+    file = architecture_file(path)
+    try:
+        return Architecture.from_json(file.read_text(encoding="utf-8", errors="replace"))
+    except PasError as error:
+        raise PasError(f"{file}: {error}") from error
 
 
 def _whole(value: object) -> bool:

@@ -5,13 +5,10 @@ Every field knows what it may be: a value outside of it is refused when a `Confi
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from pas.amount import ALLOWED, parse
@@ -284,66 +281,3 @@ def _checked_options(options: dict[str, Any], path: str) -> dict[str, Any]:
             raise PasError(f"{path}.{name}={value}: must be {allowed}")
         checked[name] = float(value)
     return checked
-
-
-def run_key(config: Config) -> str:
-    """The name of a run's folder: model, data, method, budget, seed, and eight hex digits over everything that changes its result.
-
-    Where data and weights lie, the folder of the runs, the tracker and the hardware are left out; no clock is involved.
-    """
-    limits = (f"{kind}{amount}" for kind, amount in asdict(config.budget).items() if amount is not None)
-    return _key(config, [method_label(config), *limits], _identity(config))
-
-
-def dense_key(config: Config) -> str:
-    """The name of the dense parent's training, which all runs share that start from it."""
-    whole = _identity(config)
-    shared = {name: whole[name] for name in ("model", "data", "task", "seed")} | {"dense": whole["train"]["dense"]}
-    return _key(config, ["dense"], shared)
-
-
-def source_of(config: Config) -> Config | None:
-    """The run whose widths a control takes over: all as here, but for the method; None when it is no control."""
-    source = config.method.source
-    return None if source is None else replace(config, method=MethodConfig(name=source.name, options=dict(source.options)))
-
-
-def method_label(config: Config) -> str:
-    """The method and, of a control, whose widths it takes: "pas", "random-pas"."""
-    source = config.method.source
-    return config.method.name if source is None else f"{config.method.name}-{source.name}"
-
-
-def variant(config: Config) -> str:
-    """Eight hex digits over everything that changes a run's result but the seed: equal for the runs that are averaged."""
-    whole = {name: value for name, value in _identity(config).items() if name != "seed"}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware", "dry_run")}
-    whole["data"].pop("root")
-    if config.model.weights is not None:
-        whole["model"]["weights"] = Path(config.model.weights).name
-    if config.options.start is not None:  # what it holds, not where it lies
-        whole["options"]["start"] = _digest(Path(config.options.start))
-    return whole
-
-
-def architecture_file(path: Path) -> Path:
-    """The file that holds the architecture of a run's folder, of a bundle, or the file itself. Raises PasError when there is none."""
-    file = path / "architecture.json" if path.is_dir() else path
-    if not file.is_file():
-        raise PasError(f"{path}: there is no architecture here; give an architecture.json, a run's folder or a bundle")
-    return file
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(architecture_file(path).read_bytes()).hexdigest()[:8]
-
-
-def _key(config: Config, parts: list[str], identity: dict[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True)
-    network = config.model.entry or config.model.name
-    words = [network, config.data.name, *parts, f"s{config.seed}", hashlib.sha256(text.encode()).hexdigest()[:8]]
-    return "-".join(re.sub(r"[^\w.]+", "" if " " in word else "_", word) for word in words)

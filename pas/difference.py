@@ -11,14 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pas.amount import human
-from pas.architecture import Architecture
+from pas.architecture import Architecture, read_architecture
 from pas.errors import PasError
 from pas.publish.bundle import read_config
 from pas.report import figures
 from pas.result import FILE, read_result
 
 COSTS = ("macs", "params", "top1")
-ARCHITECTURE = "architecture.json"
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -94,16 +93,7 @@ def difference(a: Path, b: Path) -> Difference:
 
 def read(path: Path) -> Side:
     """A side of the comparison from an `architecture.json`, a run's folder or a bundle."""
-    if not path.exists():
-        raise PasError(f"nothing at {path}: give an {ARCHITECTURE}, a run's folder or a bundle")
-    file = path / ARCHITECTURE if path.is_dir() else path
-    try:
-        architecture = Architecture.from_json(file.read_text(encoding="utf-8", errors="replace"))
-    except FileNotFoundError:
-        raise PasError(f"{path} holds no {ARCHITECTURE}: it is no bundle, or a run whose search hasn't ended") from None
-    except PasError as error:
-        raise PasError(f"{file}: {error}") from error
-    return Side(path, architecture, _costs(path) if path.is_dir() else None)
+    return Side(path, read_architecture(path), _costs(path) if path.is_dir() else None)
 
 
 def _costs(folder: Path) -> dict[str, float] | None:

@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
-from pas.config import Config, run_key
+from pas.config import Config
 from pas.errors import PasError, told
+from pas.keys import run_key
 from pas.report import table
 from pas.result import read_result
 from pas.runs import run_folder
@@ -120,9 +121,10 @@ def _shows() -> bool:
 
 
 def _plan(config: Config) -> None:
-    from pas import pipeline, plan
+    from pas import pipeline
+    from pas.report.plan import show
 
-    plan.show(pipeline.rehearse(config), Console())
+    show(pipeline.rehearse(config), Console())
 
 
 def _plan_all(jobs: Sequence[Config]) -> int:

@@ -18,14 +18,15 @@ from timm.utils import random_seed
 from torch import Tensor, nn
 
 from pas import distributed, onnx
-from pas.architecture import Architecture
-from pas.config import Config, architecture_file, method_label, run_key, source_of, variant
+from pas.architecture import Architecture, read_architecture
+from pas.config import Config
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import Data, load
 from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
+from pas.keys import method_label, run_key, source_of, variant
 from pas.plan import Plan, plan
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
@@ -94,7 +95,7 @@ def _start(config: Config, console: Console | None) -> Architecture | None:
         say = console or Console(stderr=True)
         run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
         file = str(run_folder(source))
-    return None if file is None else Architecture.from_json(architecture_file(Path(file)).read_text(encoding="utf-8"))
+    return None if file is None else read_architecture(Path(file))
 
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:

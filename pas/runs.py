@@ -18,9 +18,10 @@ from typing import Any
 
 import yaml
 
-from pas.config import Config, run_key
+from pas.config import Config
 from pas.disk import ASIDE, write_text, writing
 from pas.errors import PasError
+from pas.keys import run_key
 from pas.result import FILE, check_result, read_result
 
 METRICS = "metrics.jsonl"

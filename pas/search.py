@@ -10,20 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from pas.allocate.landing import Widths, land
 from pas.amount import human
 from pas.architecture import Architecture
 from pas.axes.capture import Example
-from pas.axes.signature import Axis, Signature, rows
+from pas.axes.signature import Axis, Signature
 from pas.budget import Budget, Limits, limits
 from pas.cost.macs import build
 from pas.criteria import Batch, Loss
 from pas.errors import PasError
 from pas.methods import DEFAULTS, METHODS, Option, Problem
-from pas.surgery.forms import identity_input, signature, typed_blocks
+from pas.shrinking import needed, positions
+from pas.surgery.forms import settle, signature
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
 
@@ -162,7 +162,7 @@ class Search:
     def settled(self) -> nn.Module:
         """A copy of the backbone as the gates left it: what a dropped channel did to running statistics is undone."""
         backbone = copy.deepcopy(self.backbone)
-        _settle(backbone, self.current, self._landed())
+        settle(backbone, self.current, self._landed())
         return backbone
 
     def slice(self) -> nn.Module:
@@ -180,16 +180,16 @@ class Search:
         make a new optimiser of its `param_groups`. Where nothing can be cut, or the network's own code holds numbers of
         channels that would be stale, this very search comes back.
         """
-        keep = self._needed()
+        keep = needed(self.widths, self._landed(), ~self.method.hopeless(), self.method.scores())
         if keep.all():
             return self
         backbone = copy.deepcopy(self.backbone)
-        _settle(backbone, self.current, keep)
+        settle(backbone, self.current, keep)
         small = slice(backbone, self.current, self.current.architecture(keep))
         if type(small) is not type(backbone):
             return self
         now = signature(small, self.signature.example)
-        position = _positions(self.current, now, keep)
+        position = positions(self.current, now, keep)
         if position is None:
             return self
         other = copy.copy(self)
@@ -203,21 +203,6 @@ class Search:
         other.model = other.method.wrap(small)
         other.model.to(next(small.parameters()).device).train(self.model.training)
         return other
-
-    def _needed(self) -> np.ndarray:
-        """The channels that a smaller search must still have: those that may come back, and a rung more than an export needs."""
-        landed = self._landed()
-        keep = landed | ~self.method.hopeless()
-        scores = self.method.scores()
-        for a, axis in enumerate(self.widths.axes):
-            part = np.s_[axis.start : axis.start + axis.size]
-            ladder = self.widths.ladder(a)
-            above = [rung for rung in ladder if rung > landed[part].sum()] or [axis.size]
-            width = next(rung for rung in ladder if rung >= max(keep[part].sum(), above[0]))
-            order = np.lexsort((-scores[part], ~keep[part]))  # kept ones first, then by score
-            keep[part] = False
-            keep[axis.start + order[:width]] = True
-        return keep
 
     def report(self) -> dict[str, Any]:
         """What the search has reached: per limit the target, what an export would cost, the dense cost; widths; moved
@@ -289,25 +274,3 @@ def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:
     if not axes:
         raise PasError("no axis is left to search: every one is frozen or kept whole")
     return axes
-
-
-def _positions(before: Signature, now: Signature, keep: np.ndarray) -> np.ndarray | None:
-    """Of each channel of a sliced network its position before; None when its axes are not the same ones, smaller."""
-    position = np.zeros(now.channels, dtype=np.int64)
-    if [axis.name for axis in before.axes] != [axis.name for axis in now.axes]:
-        return None
-    for old, new in zip(before.axes, now.axes, strict=True):
-        kept = old.start + np.flatnonzero(keep[old.start : old.start + old.size])
-        if len(kept) != new.size:
-            return None
-        position[new.start : new.start + new.size] = kept
-    return position
-
-
-def _settle(model: nn.Module, signature: Signature, mask: np.ndarray) -> None:
-    """A norm of an identity branch that reads dropped channels was trained as a norm of zeros, whose mean is zero."""
-    with torch.no_grad():
-        for item in typed_blocks(model, signature).values():
-            if item.block.identity is not None and item.reads is not None:
-                off = ~rows(identity_input(item), mask, item.block.identity.num_features)
-                item.block.identity.get_buffer("running_mean")[torch.from_numpy(np.flatnonzero(off))] = 0

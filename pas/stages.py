@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from pas import distributed, models, onnx
 from pas.architecture import Architecture
 from pas.budget import Budget
-from pas.config import Config, RecipeConfig, dense_key
+from pas.config import Config, RecipeConfig
 from pas.data import Augment, Data, Loader, make_loader
+from pas.keys import dense_key
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from pas.compose import CONF, compose, compose_all, groups
-from pas.config import Config, RecipeConfig, dense_key, run_key
+from pas.config import Config, RecipeConfig
 from pas.errors import PasError
+from pas.keys import dense_key, run_key
 from pas.methods import DEFAULTS, METHODS
 from pas.train.recipe import Recipe
 

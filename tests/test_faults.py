@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pas.compose import compose
-from pas.config import dense_key
+from pas.keys import dense_key
 from pas.result import read_result
 from pas.runs import open_folder, read_metrics, run_folder
 from pas.train.checkpoint import load

@@ -14,6 +14,7 @@ import pas
 from pas.cost.macs import build
 from pas.gates.binary import binary
 from pas.gates.gated import Gated, Gates
+from pas.surgery.forms import settle
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -47,7 +48,7 @@ def test_closed_gates_compute_what_the_mask_computes(name: str) -> None:
     mask = signature.mask(halves(signature, np.random.default_rng(1)))
     with torch.no_grad():
         gates.value.copy_(torch.from_numpy(mask[gates.free.numpy()]))
-    pas.search._settle(model, signature, mask)
+    settle(model, signature, mask)
     assert error(run(pas.mask(model, signature, signature.architecture(mask)), x), run(network, x)) < 1e-12
 
 

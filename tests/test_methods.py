@@ -19,6 +19,7 @@ from pas.criteria import l1, taylor
 from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 from pas.methods import METHODS
+from pas.surgery.forms import settle
 
 STEPS = 24
 
@@ -313,12 +314,10 @@ def test_shrinking_changes_nothing_but_the_size(digits, name: str) -> None:
 
 def _settled(search: pas.Search, small: pas.Search) -> dict[str, torch.Tensor]:
     """The weights with the statistics of identity norms as the cut leaves them."""
-    from pas.search import _settle
-
     backbone = copy.deepcopy(search.backbone)
     mask = np.zeros(search.current.channels, dtype=bool)
     mask[small._origin] = True
-    _settle(backbone, search.current, mask)
+    settle(backbone, search.current, mask)
     return backbone.state_dict()
 
 

@@ -210,7 +210,7 @@ def test_a_warm_start_and_given_channels(finished: tuple[Path, dict]) -> None:
     copied = folder.parent / "copy.json"
     copied.write_text((folder / "architecture.json").read_text())
     assert run_folder(compose(short(folder.parent, "method=given", f"options.start={copied}"))) == run_folder(config)
-    with pytest.raises(PasError, match="no architecture here"):
+    with pytest.raises(PasError, match="nothing at"):
         run(compose(short(folder.parent, "method=given", "options.start=nowhere")))
     with pytest.raises(PasError, match=r"options\.start"):
         run(compose(short(folder.parent, "method=given")), Console(quiet=True))

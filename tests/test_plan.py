@@ -11,8 +11,8 @@ from results import RESULT
 
 from pas import cli, models, plan
 from pas.compose import compose
-from pas.config import dense_key, run_key, variant
 from pas.cost.macs import macs
+from pas.keys import dense_key, run_key, variant
 from pas.pipeline import rehearse
 from pas.runs import run_folder
 from pas.surgery.forms import signature

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import pas
 from pas import cli, models
 from pas.compose import compose
-from pas.config import run_key
+from pas.keys import run_key
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 

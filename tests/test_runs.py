@@ -14,9 +14,9 @@ import yaml
 from results import RESULT
 
 from pas.compose import compose
-from pas.config import run_key
 from pas.environment import environment
 from pas.errors import PasError
+from pas.keys import run_key
 from pas.result import check_result, read_result
 from pas.runs import open_folder, open_run, read_metrics, run_folder, write_text
 

@@ -46,6 +46,20 @@ class Problem:
         """The free channels that are open at the start, booleans (n,)."""
         return np.ones(len(self.free), dtype=bool) if self.start is None else self.start[self.free]
 
+    def cost_per_axis(self, mask: np.ndarray) -> Tensor:
+        """d cost / d gate at a mask over all channels (C,), averaged over each axis, in shares of the targets (axes,), float64."""
+        leaf = torch.from_numpy(mask).to(torch.float64).requires_grad_()
+        with torch.enable_grad():
+            total = torch.stack([limit.cost(leaf) / limit.target for limit in self.limits.each]).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+        axis = torch.from_numpy(self.axis_index)
+        return axis_mean(gradient[torch.from_numpy(self.free)], axis, torch.bincount(axis)).clamp_min(1e-30)
+
+
+def axis_mean(values: Tensor, axis: Tensor, sizes: Tensor) -> Tensor:
+    """The mean of one value a free channel (n,) over each axis (axes,). `axis`: number of each channel's axis (n,)."""
+    return values.new_zeros(len(sizes)).index_add(0, axis, values) / sizes
+
 
 class Method(ABC):
     """A method of width search, called from anybody's training loop.

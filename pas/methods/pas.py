@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pas import distributed
 from pas.gates.binary import THRESHOLD
-from pas.methods.base import Method, Problem
+from pas.methods.base import Method, Problem, axis_mean
 
 EDGE = 1e-4
 """An open gate lies at least so far above the threshold."""
@@ -170,28 +170,15 @@ class Pas(Method):
             return
         square = seen.square().cpu()
         keep = min(self.memory, 1 - 1 / self.taken)  # a plain mean first, exponential later
-        self._scale = keep * self._scale + (1 - keep) * self._mean_over_axes(square)
+        self._scale = keep * self._scale + (1 - keep) * axis_mean(square, self._axis, self._sizes)
         if self.taken <= self.warmup_steps:
             self._second += square
 
-    def _mean_over_axes(self, values: Tensor) -> Tensor:
-        return torch.zeros(len(self._sizes), dtype=values.dtype).index_add(0, self._axis, values) / self._sizes
-
     def _current_worth(self) -> Tensor:
         """log(second moment) - log(cost) of each free channel, with mean zero."""
-        worth = (
-            self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38)).log() - self._cost_per_axis().log().float()[self._axis]
-        )
+        second = self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38))
+        worth = second.log() - self.problem.cost_per_axis(self.open()).log().float()[self._axis]
         return worth - worth.mean()
-
-    def _cost_per_axis(self) -> Tensor:
-        """d cost / d gate at the gates as they are, averaged over each axis, in shares of the targets."""
-        with torch.enable_grad():
-            leaf = self.gates.settled().detach().cpu().requires_grad_()
-            total = sum(limit.cost(leaf) / limit.target for limit in self.problem.limits.each)
-            (gradient,) = torch.autograd.grad(total, leaf)  # type: ignore[arg-type]  # sum() over one limit at least: a tensor
-        free = gradient[torch.from_numpy(self.problem.free)].double()
-        return self._mean_over_axes(free).clamp_min(1e-30)
 
     def _project(self, value: Tensor) -> Tensor:
         """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""

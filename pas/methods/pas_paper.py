@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
-from pas.methods.base import Method, Problem
+from pas.methods.base import Method, Problem, axis_mean
 
 EDGE = 1e-4
 """A gate that the guard opens lies so far above the threshold."""
@@ -134,8 +134,8 @@ class PasPaper(Method):
         spent = cost(leaf, both_sides=self.both_sides) / limit.dense
         (gradient,) = torch.autograd.grad(spent, leaf)
         slope = gradient[self.gates.free].double()
-        mean = torch.zeros(len(self._sizes), dtype=slope.dtype, device=slope.device).index_add(0, self._axis, slope) / self._sizes
-        slope = slope / mean.clamp_min(SMALLEST)[self._axis] / len(slope)  # all gates together still weigh one dense cost
+        mean = axis_mean(slope, self._axis, self._sizes).clamp_min(SMALLEST)
+        slope = slope / mean[self._axis] / len(slope)  # all gates together still weigh one dense cost
         value = self.gates.value.double()
         return self._pull(spent.detach() + (slope * (value - value.detach())).sum(), share)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
-import torch
 from torch import nn
 
 from pas.allocate.landing import land
@@ -43,7 +42,7 @@ class Taylor(Once):
         dense = problem.limits.load(mask)
         for round_ in range(1, self.recost + 1):
             worth = np.full(problem.signature.channels, np.inf)
-            worth[problem.free] = value - np.log(cost_per_axis(problem, mask))
+            worth[problem.free] = value - np.log(problem.cost_per_axis(mask).numpy())[problem.axis_index]
             allowed = dense + (1 - dense) * round_ / self.recost  # the load falls to 1
             mask = land(problem.widths, worth, partial(_load, problem, allowed))
         return mask
@@ -51,14 +50,3 @@ class Taylor(Once):
 
 def _load(problem: Problem, allowed: float, mask: np.ndarray) -> float:
     return problem.limits.load(mask) / allowed
-
-
-def cost_per_axis(problem: Problem, mask: np.ndarray) -> np.ndarray:
-    """d cost / d gate at a mask over all channels, averaged over each axis, in shares of the targets, for each free channel (n,)."""
-    leaf = torch.from_numpy(mask).to(torch.float64).requires_grad_()
-    total = torch.stack([limit.cost(leaf) / limit.target for limit in problem.limits.each]).sum()
-    (gradient,) = torch.autograd.grad(total, leaf)
-    free = gradient.numpy()[problem.free]
-    sizes = np.bincount(problem.axis_index)
-    mean = np.bincount(problem.axis_index, weights=free) / sizes
-    return np.maximum(mean, 1e-30)[problem.axis_index]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from pas.axes.capture import Example
 from pas.axes.ids import Dim, merge
 from pas.axes.infer import infer
-from pas.axes.signature import Signature
+from pas.axes.signature import Signature, rows
 from pas.surgery.fuse import Block, IdentityNorm, blocks, fuse
 
 
@@ -89,3 +90,12 @@ def flat_input(item: TypedBlock) -> Dim:
     """The type of a block's whole input dimension, from its group index and its place in the group."""
     groups = item.block.main.groups
     return item.reads if groups == 1 else merge(item.groups, item.reads, groups, item.block.main.weight.shape[1])
+
+
+def settle(model: nn.Module, signature: Signature, mask: np.ndarray) -> None:
+    """A norm of an identity branch that reads dropped channels was trained as a norm of zeros, whose mean is zero."""
+    with torch.no_grad():
+        for item in typed_blocks(model, signature).values():
+            if item.block.identity is not None and item.reads is not None:
+                off = ~rows(identity_input(item), mask, item.block.identity.num_features)
+                item.block.identity.get_buffer("running_mean")[torch.from_numpy(np.flatnonzero(off))] = 0
