@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 
 from pas.amount import ALLOWED, human, parse
 from pas.axes.signature import Signature
@@ -57,11 +58,12 @@ class Limits:
 
     each: tuple[Limit, ...]
 
-    def load(self, mask: np.ndarray) -> float:
-        """The tightest limit's cost over its target: at most 1 when the budget holds. `mask`: booleans over all
-        channels.
+    def load(self, mask: np.ndarray) -> np.ndarray:
+        """The tightest limit's cost over its target (...): at most 1 when the budget holds. `mask`: booleans over all
+        channels (..., C).
         """
-        return max(limit.cost.at(mask) / limit.target for limit in self.each)
+        values = torch.from_numpy(mask)
+        return np.max([np.rint(limit.cost(values).numpy()) / limit.target for limit in self.each], axis=0)
 
 
 def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits:

@@ -13,8 +13,8 @@ import pytest
 from pas import cli
 
 SHORT = (
-    "data.subset=200", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.repeats=5", "cost.warmup=1",
-    "hardware.threads=1",
+    "data.subset=200", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
+    "cost.repeats=5", "cost.warmup=1", "hardware.threads=1",
 )  # fmt: skip
 
 

@@ -158,7 +158,7 @@ def test_what_one_process_refuses_all_refuse(two: list[dict[str, Any]]) -> None:
 
 
 SHORT = ["data.subset=180", "data.image_size=16", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1",
-         "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.device=cpu"]  # fmt: skip
+         "cost.runtime=torch", "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.device=cpu"]  # fmt: skip
 
 WATCH = '''"""Every process that starts with this on its path notes the files that it opens for writing, makes, renames or removes."""
 import os, sys

@@ -23,8 +23,8 @@ from pas.publish import bundle
 from pas.result import read_result
 from pas.runs import Run, read_metrics, run_folder
 
-SHORT = ["data.subset=400", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.repeats=5", "cost.warmup=1",
-         "hardware.threads=1"]  # fmt: skip
+SHORT = ["data.subset=400", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
+         "cost.repeats=5", "cost.warmup=1", "hardware.threads=1"]  # fmt: skip
 
 
 def short(runs: Path, *overrides: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,11 @@ FEW = 4096
 """So many architectures are all tried."""
 DEEP = 8
 FINE, NEAR = 5, 2
+AT_ONCE = 256
+"""So many architectures are counted together."""
+
+Load = Callable[[np.ndarray], np.ndarray]
+Cost = Callable[[Sequence[int] | Sequence[Sequence[int]]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Widths:
         inside = range(math.ceil(first / self.step) * self.step, size, self.step)
         return [*inside, size]
 
-    def mask(self, order: list[np.ndarray], widths: list[int]) -> np.ndarray:
-        """Booleans over all channels: in each axis the first `width` channels of its order."""
-        mask = np.ones(self.channels, dtype=bool)
-        for axis, ranked, width in zip(self.axes, order, widths, strict=True):
-            mask[axis.start + ranked[width:]] = False
+    def mask(self, order: list[np.ndarray], widths: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
+        """Booleans over all channels (..., C): in each axis the first of its order, as many as `widths` (..., axes) say."""
+        counts = np.asarray(widths)
+        mask = np.ones((*counts.shape[:-1], self.channels), dtype=bool)
+        for a, (axis, ranked) in enumerate(zip(self.axes, order, strict=True)):
+            mask[..., axis.start + ranked] = np.arange(axis.size) < counts[..., a, None]
         return mask
 
 
@@ -52,11 +58,11 @@ def ranked(axes: tuple[Axis, ...], scores: np.ndarray) -> list[np.ndarray]:
     return [np.argsort(-scores[axis.start : axis.start + axis.size], kind="stable") for axis in axes]
 
 
-def land(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]) -> np.ndarray:
+def land(widths: Widths, scores: np.ndarray, load: Load) -> np.ndarray:
     """The mask over all channels that keeps the highest scores and lies in the band.
 
-    `scores` (channels,): a higher score stays longer, across axes too. `load(mask)`: cost over target, monotone in the
-    mask. First one threshold for all axes, as low as the budget allows; then whatever still fits, highest score first;
+    `scores` (channels,): a higher score stays longer, across axes too. `load`: cost over target (...) of masks (..., C),
+    monotone in the mask. First one threshold for all axes, as low as the budget allows; then whatever still fits, highest score first;
     then, when the rest is more than the band allows, exchanges of a step in one axis for steps in others.
     """
     order = ranked(widths.axes, scores)
@@ -68,8 +74,8 @@ def land(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]
         counts = [int((value > threshold).sum()) for value in values]
         return [next(rung for rung in ladder if rung >= count) for ladder, count in zip(ladders, counts, strict=True)]
 
-    def cost(state: list[int]) -> float:
-        return load(widths.mask(order, state))
+    def cost(states: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
+        return load(widths.mask(order, states))
 
     levels = np.unique(np.concatenate([[-np.inf, np.inf], *values]))
     low, high = 0, len(levels) - 1  # the lowest threshold whose widths are within the budget
@@ -86,7 +92,7 @@ def land(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]
 
 
 def _fill(
-    state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable, skip: int = -1
+    state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Cost, skip: int = -1
 ) -> list[int]:
     """Climb single rungs, the highest score first, until none fits any more."""
     state = list(state)
@@ -103,37 +109,43 @@ def _fill(
             blocked.add(a)  # costs only grow, so what does not fit now never will
 
 
-def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Callable) -> list[int]:
+def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Cost) -> list[int]:
     """Another state that lies in the band and loses the least score; if there is none, the one nearest to the target.
 
     Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up
     and, where that never lands in the band, the axes with the cheapest steps go two rungs up and down in all combinations.
     """
 
-    def key(other: Sequence[int]) -> tuple[bool, float, float]:
-        total = cost(other)
-        kept = sum(float(value[:width].sum()) for value, width in zip(values, other, strict=True))
-        return (True, kept, total) if 1 - SLACK <= total <= 1 else (False, total if total <= 1 else -total, kept)
+    sums = [np.concatenate([[0.0], np.cumsum(value)]) for value in values]
+
+    def best(states: Iterable[Sequence[int]]) -> tuple[bool, list[int]]:
+        """The first of the best states, and whether it lies in the band."""
+        listed = list(states)
+        totals = np.concatenate([cost(listed[i : i + AT_ONCE]) for i in range(0, len(listed), AT_ONCE)])
+        kept = [sum(total[width] for total, width in zip(sums, other, strict=True)) for other in listed]
+        inside = (totals >= 1 - SLACK) & (totals <= 1)
+        keys = [
+            (True, k, total) if fits else (False, total if total <= 1 else -total, k)
+            for fits, total, k in zip(inside, totals, kept, strict=True)
+        ]
+        winner = max(range(len(listed)), key=keys.__getitem__)
+        return bool(inside[winner]), list(listed[winner])
 
     if math.prod(map(len, ladders)) <= FEW:
-        everything: list[Sequence[int]] = list(itertools.product(*ladders))
-        winner: Sequence[int] = max(everything, key=key)
-        return list(winner)
+        return best(itertools.product(*ladders))[1]
     filled = (_fill(down, ladders, values, cost, skip=a) for a, down in _steps_down(state, ladders))
-    best = max([state, *filled], key=key)
-    around: list[Sequence[int]] = [] if key(best)[0] else list(_around(best, ladders, cost))
-    winner = max([best, *around], key=key)
-    return list(winner)
+    fits, winner = best([state, *filled])
+    return winner if fits else best([winner, *_around(winner, ladders, cost)])[1]
 
 
-def _around(state: list[int], ladders: list[list[int]], cost: Callable) -> Iterator[Sequence[int]]:
+def _around(state: list[int], ladders: list[list[int]], cost: Cost) -> Iterator[Sequence[int]]:
     """Every state that differs by at most `NEAR` rungs in each of the `FINE` axes whose steps change the cost least."""
-    now = cost(state)
+    now = float(cost(state))
     places = [ladder.index(width) for ladder, width in zip(ladders, state, strict=True)]
 
     def step(a: int) -> float:
         other = places[a] - 1 if places[a] else places[a] + 1
-        return abs(cost([*state[:a], ladders[a][other], *state[a + 1 :]]) - now)
+        return abs(float(cost([*state[:a], ladders[a][other], *state[a + 1 :]])) - now)
 
     movable = [a for a, ladder in enumerate(ladders) if len(ladder) > 1]
     fine = sorted(movable, key=step)[:FINE]

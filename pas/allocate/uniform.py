@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from pas.allocate.landing import Widths, land, ranked
+from pas.allocate.landing import Load, Widths, land, ranked
 
 
-def uniform(widths: Widths, scores: np.ndarray, load: Callable[[np.ndarray], float]) -> np.ndarray:
+def uniform(widths: Widths, scores: np.ndarray, load: Load) -> np.ndarray:
     """The mask over all channels with one share for all axes, as large as the budget allows, landed in the band.
 
     Inside an axis the highest `scores` (channels,) stay. A channel's share is its rank over the size of its axis:

@@ -31,18 +31,19 @@ class Cost:
     makes: Tensor  # (T,) the dimension whose channels a term makes, the first of its factors; -1 where these are no axis
 
     def __call__(self, gates: Tensor, *, both_sides: bool = True) -> Tensor:
-        """The cost under a vector of 0/1 values over all channels (position 0 must be 1), in float64.
+        """The cost (...) under 0/1 values over all channels (..., C), of which position 0 must be 1, in float64.
 
         Its gradient goes to what makes a channel and to what reads it, or, without `both_sides`, only to what makes it.
         """
         values = gates.to(torch.float64)
-        counts = values.new_zeros(self.dimensions).index_add(0, self.owner, values[self.elements].prod(1))
-        counts = torch.cat([counts, counts.new_ones(1)])
-        products = counts[self.factors].prod(1)
+        batch = values.shape[:-1]
+        counts = values.new_zeros(*batch, self.dimensions).index_add(-1, self.owner, values[..., self.elements].prod(-1))
+        counts = torch.cat([counts, counts.new_ones(*batch, 1)], -1)
+        products = counts[..., self.factors].prod(-1)
         if not both_sides:  # the derivative by what a term makes is the product of its other counts
-            made = counts[self.makes]
-            products = products.detach() + counts[self.factors[:, 1:]].prod(1).detach() * (made - made.detach())
-        return (self.coefficients * products).sum()
+            made = counts[..., self.makes]
+            products = products.detach() + counts[..., self.factors[:, 1:]].prod(-1).detach() * (made - made.detach())
+        return (self.coefficients * products).sum(-1)
 
     def at(self, mask: np.ndarray) -> int:
         """The cost as an exact integer (float64 carries integers up to 9e15)."""

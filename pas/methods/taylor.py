@@ -39,7 +39,7 @@ class Taylor(Once):
         free = scores[problem.free]
         value = np.log(np.maximum(free, max(1e-8 * free.max(), 1e-38)))
         mask = np.ones(problem.signature.channels, dtype=bool)
-        dense = problem.limits.load(mask)
+        dense = float(problem.limits.load(mask))
         for round_ in range(1, self.recost + 1):
             worth = np.full(problem.signature.channels, np.inf)
             worth[problem.free] = value - np.log(problem.cost_per_axis(mask).numpy())[problem.axis_index]
@@ -48,5 +48,5 @@ class Taylor(Once):
         return mask
 
 
-def _load(problem: Problem, allowed: float, mask: np.ndarray) -> float:
+def _load(problem: Problem, allowed: float, mask: np.ndarray) -> np.ndarray:
     return problem.limits.load(mask) / allowed
