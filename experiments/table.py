@@ -6,6 +6,7 @@ another machine (a dense parent that is missing there is trained again, when a r
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -143,3 +144,17 @@ def _mean(values: Sequence[float], sign: str = "") -> str:
         return "not run"
     spread = f" ± {statistics.stdev(values):.2f} (n={len(values)})" if len(values) > 1 else " (n=1)"
     return f"{statistics.fmean(values):{sign}.2f}{spread}"
+
+
+def main(about: str, experiments: dict[str, Experiment]) -> None:
+    """The command line of an experiment's `run.py`: which of its tables to make, or only to print."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    first = next(iter(experiments))
+    parser.add_argument("which", nargs="?", default=first, choices=list(experiments), help=f"the table ({first})")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, of one thread each (2)")
+    parser.add_argument("--table-only", action="store_true", help="print the table of what is there")
+    options = parser.parse_args()
+    experiment = experiments[options.which]
+    if not options.table_only:
+        run(experiment, options.processes)
+    print(table(experiment))

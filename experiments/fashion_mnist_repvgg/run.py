@@ -8,14 +8,13 @@ Two processes of one thread each; `--processes N` for more. Started again, it do
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from table import Experiment, run, table  # noqa: E402
+from table import Experiment, main  # noqa: E402
 
 COMMON = ("experiment=fashion_mnist_repvgg",)
 PAPER = ("experiment=[fashion_mnist_repvgg,pas_paper]", "train.finetune.epochs=11")
@@ -67,17 +66,5 @@ ABLATION = Experiment(
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("which", choices=["main", "ablation"])
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--table-only", action="store_true", help="print the table of what is there")
-    options = parser.parse_args()
-    experiment = {"main": MAIN, "ablation": ABLATION}[options.which]
-    if not options.table_only:
-        run(experiment, options.processes)
-    print(table(experiment))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, {"main": MAIN, "ablation": ABLATION})
