@@ -23,6 +23,7 @@ from pas.config import Config
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import Data, load
+from pas.data.loader import stable_seed
 from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
@@ -35,7 +36,7 @@ from pas.report import figures
 from pas.result import read_result
 from pas.runs import Run, open_run, run_folder
 from pas.search import Search
-from pas.stages import Parent, Setting, find, finetune, last_recipe, make, prepare
+from pas.stages import Parent, Setting, dense_epochs, find, finetune, last_recipe, make, prepare
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
@@ -123,7 +124,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
         times = _latencies(setting, fuse(parent.network).cpu(), plain)
         result = _result(setting, search, architecture, parent, top1, times, seconds)
         searched = config.train.search.epochs if search.method.learns else 0
-        result["epochs"] = {"dense": config.train.dense.epochs, "search": searched, "finetune": recipe.epochs}
+        result["epochs"] = {"dense": dense_epochs(config), "search": searched, "finetune": recipe.epochs}
         result["exactness"] = {**exactness, "fuse_onnx": None}
         _publish(setting, plain, architecture, images, result)
         axes = search.signature.prunable
@@ -138,8 +139,8 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
 
 
 def _fresh(setting: Setting) -> nn.Module:
-    """The dense network with weights of its own, drawn anew."""
-    random_seed(setting.config.seed)
+    """The dense network with other weights than the parent started from, among which channels were chosen."""
+    random_seed(stable_seed(setting.config.seed, 1) % 2**32)
     return make(setting.config, setting.data, fresh=True).to(setting.device)
 
 

@@ -160,6 +160,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
             groups=search.param_groups(recipe.lr, recipe.weight_decay, decay_norms=recipe.decay_norms),
             stage="search",
             steps=steps,
+            first_epoch=dense_epochs(config),
             begin=begin,
             until=until,
             device=setting.device,
@@ -200,8 +201,15 @@ def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]]
 def finetune(setting: Setting, small: nn.Module, recipe: Recipe, parent: nn.Module) -> tuple[nn.Module, float]:
     """Train the sliced network in its training form; it (or its running average), and the seconds that it took."""
     random_seed(setting.config.seed)
-    tracker = setting.tracker
-    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent)
+    config, tracker = setting.config, setting.tracker
+    # equal totals, so each method goes on with the epochs after those that its weights have seen
+    seen = dense_epochs(config) + config.train.search.epochs + config.train.finetune.epochs - recipe.epochs
+    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent, first_epoch=max(0, seen))
+
+
+def dense_epochs(config: Config) -> int:
+    """For how many epochs the dense parent was trained here."""
+    return 0 if given(config) else config.train.dense.epochs
 
 
 def last_recipe(config: Config, search: Search) -> Recipe:
@@ -216,7 +224,8 @@ def last_recipe(config: Config, search: Search) -> Recipe:
         return recipe
     if search.method.inherits:
         return replace(recipe, epochs=train.search.epochs + recipe.epochs)
-    return replace(_recipe(train.dense), epochs=train.dense.epochs + train.search.epochs + recipe.epochs, distill=recipe.distill)
+    epochs = train.dense.epochs + train.search.epochs + recipe.epochs
+    return replace(_recipe(train.dense), epochs=epochs, distill=recipe.distill, temperature=recipe.temperature)
 
 
 def _train(
@@ -227,6 +236,7 @@ def _train(
     run: Run,
     log: Callable[[dict[str, Any]], None],
     parent: nn.Module | None = None,
+    first_epoch: int = 0,
 ) -> tuple[nn.Module, float]:
     """A training without a search: the network (or its running average), and the seconds that it took."""
     loader = setting.loader("train", recipe.batch_size, train=True)
@@ -240,6 +250,7 @@ def _train(
         device=setting.device,
         sync_norm=setting.config.hardware.sync_norm,
         steps=setting.steps(recipe, loader),
+        first_epoch=first_epoch,
         log=log,
         checkpoint=setting.checkpoint(run, stage),
         progress=setting.console,

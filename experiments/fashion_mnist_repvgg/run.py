@@ -17,8 +17,8 @@ sys.path.insert(0, str(HERE.parent))
 from table import Experiment, main  # noqa: E402
 
 COMMON = ("experiment=fashion_mnist_repvgg",)
-PAPER = ("experiment=[fashion_mnist_repvgg,pas_paper]", "train.finetune.epochs=11")
-"""Nine epochs of search, then the published steps of the learning rate."""
+PAPER = ("experiment=[fashion_mnist_repvgg,pas_paper]", "train.finetune.epochs=11", "options.round_to=4")
+"""Nine epochs of search, then the published steps of the learning rate; widths on the same grid as in all rows."""
 
 MAIN = Experiment(
     folder=HERE,

@@ -58,6 +58,7 @@ def fit(
     device: torch.device | str,
     sync_norm: bool = True,
     steps: int | None = None,
+    first_epoch: int = 0,
     begin: int = 0,
     until: int | None = None,
     extra_loss: Callable[[], Tensor] | None = None,
@@ -77,6 +78,7 @@ def fit(
         sync_norm: of several processes, batch norms see the images of all, as one process would; otherwise each sees
             its own, and the running statistics are those of the first.
         steps: optimiser steps; None means the recipe's epochs.
+        first_epoch: number of the first epoch, which decides the order and augmentation of its images.
         begin, until: train only the steps after `begin` up to `until`, on the schedule of all of them.
         extra_loss: added once a step, such as a search's penalty.
         after_step: called after the optimiser's step, such as a search's step.
@@ -123,7 +125,7 @@ def fit(
     norms = GlobalNorm() if sync_norm else nullcontext()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
     row_every = max(1, len(loader) // recipe.accumulate // LOGS_AN_EPOCH)
-    batches = _stream(loader, place.step * recipe.accumulate)
+    batches = _stream(loader, first_epoch, place.step * recipe.accumulate)
     started = time.monotonic() - place.seconds
     saved_at = time.monotonic()
     saved_step = place.step
@@ -214,11 +216,11 @@ def _network(
     return torch.compile(model) if recipe.compile else model, unsynchronised  # type: ignore[return-value]  # of a module: a module
 
 
-def _stream(loader: Loader, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All batches of all epochs from number `first` on, without end."""
+def _stream(loader: Loader, first_epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All batches of all epochs from `first_epoch` on, without end, but for the first ones."""
     epoch, start = divmod(first, len(loader))
     while True:
-        yield from loader.epoch(epoch, start)
+        yield from loader.epoch(first_epoch + epoch, start)
         epoch, start = epoch + 1, 0
 
 
