@@ -42,8 +42,8 @@ class Experiment:
             yield row, cell, seed, [*self.common, *self.cells[cell], *self.rows[row], f"seed={seed}"]
 
 
-def run(experiment: Experiment, processes: int) -> None:
-    """Every job that has no result yet, each in a process of its own with one thread."""
+def run(experiment: Experiment, processes: int) -> int:
+    """Every job that has no result yet, each in a process of its own with one thread; how many failed."""
     _restore(experiment)
     waiting = [(job, compose(job[3])) for job in experiment.jobs()]
     running: dict[subprocess.Popen[bytes], tuple[str, Config]] = {}
@@ -76,6 +76,7 @@ def run(experiment: Experiment, processes: int) -> None:
         running[process] = (name, config)
     if failed:
         print(f"failed: {'; '.join(failed)} (see {experiment.folder / 'runs.log'}); the same command does them again")
+    return len(failed)
 
 
 def _startable(waiting: Sequence[tuple[tuple[str, str, int, list[str]], Config]], running: Sequence[Config]) -> int | None:
@@ -155,6 +156,6 @@ def main(about: str, experiments: dict[str, Experiment]) -> None:
     parser.add_argument("--table-only", action="store_true", help="print the table of what is there")
     options = parser.parse_args()
     experiment = experiments[options.which]
-    if not options.table_only:
-        run(experiment, options.processes)
+    failed = 0 if options.table_only else run(experiment, options.processes)
     print(table(experiment))
+    sys.exit(1 if failed else 0)

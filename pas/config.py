@@ -194,7 +194,8 @@ class LoggerConfig:
 class HardwareConfig:
     """`threads`: 0 leaves torch's choice. `workers`: processes that decode image files.
     `checkpoint_seconds`: time between two checkpoints. `sync_norm`: of several processes, batch norms see the images of
-    all, as in one; otherwise each sees its own. None of these is part of a run's key."""
+    all, as in one; otherwise each sees its own. `precision`, `channels_last` and `compile` are what the three stages of
+    `train` use unless they say otherwise, and thereby part of a run's key; the others are not."""
 
     device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None, "auto, cpu, cuda or cuda:N"))
     threads: int = field(metadata=_at_least(0))
@@ -252,6 +253,10 @@ class Config:
                 raise PasError(f"options.start: method={self.method.name} takes its widths from method.source; use method=given")
         if self.data.split == "val" and not self.data.val_fraction:
             raise PasError("data.split=val: needs data.val_fraction above 0")
+        if self.method.name == "scratch" and not self.train.dense.epochs:
+            raise PasError("method=scratch trains for the dense parent's epochs and more: set train.dense.epochs to them")
+        if self.train.search.ema:
+            raise PasError("train.search.ema: an average over gates that open and close is no network; set train.finetune.ema")
         if self.train.dense.distill:
             raise PasError("train.dense.distill: the dense parent has no teacher; set it for train.search or train.finetune")
 

@@ -13,6 +13,12 @@ class PasError(Exception):
     """A mistake in what was asked for, not in the program. The command line prints it and exits with 2."""
 
 
+class AloneError(PasError):
+    """What one of several processes found out alone, such as a damaged image in its share: the others can't be told, so it has to
+    end them all.
+    """
+
+
 def told(error: BaseException) -> str | None:
     """The one line for a person; None for a mistake in the program, which needs its traceback."""
     if isinstance(error, PasError):

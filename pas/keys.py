@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from pas.config import Config, MethodConfig
 def run_key(config: Config) -> str:
     """The name of a run's folder: model, data, method, budget, seed, and eight hex digits over everything that changes its result.
 
-    Where data and weights lie, the folder of the runs, the tracker and the hardware are left out; no clock is involved.
+    Where data and weights lie, the folder of the runs, the tracker and the machine are left out (but `train` holds the precision,
+    the memory layout and whether it compiles); no clock is involved.
     """
     limits = (f"{kind}{amount}" for kind, amount in asdict(config.budget).items() if amount is not None)
     return _key(config, [method_label(config), *limits], _identity(config))
@@ -47,14 +49,34 @@ def variant(config: Config) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def settings(config: Config) -> str:
+    """The same without the budget and the method's name: equal for the points of a method's line in a figure."""
+    whole = {name: value for name, value in _identity(config).items() if name not in ("seed", "budget")}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def _identity(config: Config) -> dict[str, Any]:
     whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware", "dry_run")}
     whole["data"].pop("root")
     if config.model.weights is not None:
-        whole["model"]["weights"] = Path(config.model.weights).name
+        whole["model"]["weights"] = _weights(Path(config.model.weights))
     if config.options.start is not None:  # what it holds, not where it lies
         whole["options"]["start"] = _digest(Path(config.options.start))
     return whole
+
+
+def _weights(path: Path) -> str:
+    """A file of weights by what it holds; one that isn't there, which is refused later, by its name."""
+    if not path.is_file():
+        return path.name
+    state = path.stat()
+    return _of_content(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _of_content(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def _digest(path: Path) -> str:

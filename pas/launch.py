@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
 from pas.config import Config
-from pas.errors import PasError, told
+from pas.errors import AloneError, PasError, told
 from pas.keys import run_key
 from pas.report import table
 from pas.result import read_result
@@ -69,7 +69,7 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
         except Exception as error:
             if os.getpid() != process:  # a launcher's own process has to fail for itself
                 raise
-            if _several() and not isinstance(error, PasError):  # of which the other processes know nothing
+            if _several() and (isinstance(error, AloneError) or not isinstance(error, PasError)):  # the others know nothing of it
                 raise
             failures.append((" ".join(HydraConfig.get().overrides.task), error))
             if options.multirun and _shows():  # said at once: it may be hours until the end
@@ -124,15 +124,18 @@ def _plan(config: Config) -> None:
     from pas import pipeline
     from pas.report.plan import show
 
-    show(pipeline.rehearse(config), Console())
+    plan = pipeline.rehearse(config)
+    if _shows():
+        show(plan, Console())
 
 
 def _plan_all(jobs: Sequence[Config]) -> int:
     """The plan of every job, or why there is none; the exit code."""
     failed = 0
     for number, config in enumerate(jobs, start=1):
-        print(f"\nrun {number} of {len(jobs)}: {run_key(config)}", flush=True)
         try:
+            if _shows():
+                print(f"\nrun {number} of {len(jobs)}: {run_key(config)}", flush=True)
             _plan(config)
         except PasError as error:
             failed += 1

@@ -27,7 +27,7 @@ from pas.data.loader import stable_seed
 from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
-from pas.keys import method_label, run_key, source_of, variant
+from pas.keys import method_label, run_key, settings, source_of, variant
 from pas.plan import Plan, plan
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
@@ -80,22 +80,26 @@ def _data(config: Config) -> Data:
     if config.hardware.threads:
         torch.set_num_threads(config.hardware.threads)
     chosen = config.data
-    return load(
+    data = load(
         chosen.name,
         root=chosen.root,
         image_size=chosen.image_size,
         val_fraction=chosen.val_fraction,
         subset=chosen.subset,
     )
+    if not len(getattr(data, chosen.split)):
+        raise PasError(f"data.split={chosen.split} has no image: raise data.val_fraction={chosen.val_fraction}")
+    return data
 
 
 def _start(config: Config, console: Console | None) -> Architecture | None:
     """The architecture that the search starts from: of a file, or of another method's run, which is made first if need be."""
     source, file = source_of(config), config.options.start
     if source is not None:
-        say = console or Console(stderr=True)
-        run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
         file = str(run_folder(source))
+        if distributed.from_leader(lambda: read_result(run_folder(source))) is None:
+            say = console or Console(stderr=True)
+            run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
     return None if file is None else read_architecture(Path(file))
 
 
@@ -105,7 +109,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     search, searched_for = find(setting, parent.network, start)
     architecture = search.architecture
     distributed.agree(architecture.to_json(), "the processes came to different widths: run on machines of one kind")
-    this.write_text("architecture.json", architecture.to_json())
+    distributed.from_leader(lambda: this.write_text("architecture.json", architecture.to_json()))
     backbone = search.settled() if search.method.inherits else _fresh(setting)
     small = slice(backbone, search.current, search.remaining)
     masked = mask(backbone, search.current, search.remaining)
@@ -165,6 +169,7 @@ def _result(
         "method": method_label(config),
         "seed": config.seed,
         "variant": variant(config),
+        "settings": settings(config),
         "budget": {name: limit[name] for name in ("kind", "target", "achieved", "dense", "open")},
         "dense": {
             "top1": parent.top1,

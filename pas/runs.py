@@ -89,8 +89,11 @@ def run_folder(config: Config) -> Path:
 @contextmanager
 def open_run(config: Config, wait: Callable[[str], None] | None = None) -> Iterator[Run]:
     """The run of this configuration, with its folder locked (`open_folder`) and `config.yaml` written."""
+    from pas import distributed  # loads torch
+
     with open_folder(run_folder(config), wait) as run:
-        run.write_text("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+        distributed.from_leader(lambda: run.write_text("config.yaml", text))
         yield run
 
 

@@ -147,11 +147,14 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     search.calibrate(setting.loader("train", recipe.batch_size, train=True, shared=False).epoch(0), _plain_loss)
     if not search.method.learns:
         return search, time.monotonic() - began
-    seconds, begin = 0.0, 0
+    seconds, begin, optimizer = 0.0, 0, None
     for part, share in enumerate([*sorted(config.options.shrink), 1.0]):
         until = round(share * steps)
         if part:
-            search = search.shrink()
+            smaller = search.shrink()
+            if smaller is not search:
+                setting.say(f"shrunk at step {begin}: {smaller.current.channels - 1} of {search.current.channels - 1} channels go on")
+                search, optimizer = smaller, None
         fitted = fit(
             search.model,
             loader,
@@ -163,6 +166,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
             first_epoch=dense_epochs(config),
             begin=begin,
             until=until,
+            before=optimizer,
             device=setting.device,
             sync_norm=config.hardware.sync_norm,
             extra_loss=search.penalty,
@@ -173,7 +177,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
             extras={"method": search.method},
             progress=setting.console,
         )
-        seconds, begin = seconds + fitted.seconds, until
+        seconds, begin, optimizer = seconds + fitted.seconds, until, fitted.optimizer
     return search, seconds
 
 

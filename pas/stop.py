@@ -41,7 +41,8 @@ def stoppable() -> Iterator[None]:
 def asked() -> Iterator[Callable[[], int | None]]:
     """Inside, a first signal is only noted: the function that this gives returns its number. A second one raises `Stopped`.
 
-    So does a failure after the first: data workers get the same signal, and a torn-down one is a RuntimeError here.
+    So does the end when a first one came after the last question, and a failure after it: data workers get the same signal,
+    and a torn-down one is a RuntimeError here.
     """
     noted: list[int] = []
 
@@ -57,6 +58,8 @@ def asked() -> Iterator[Callable[[], int | None]]:
             if noted:
                 raise Stopped(noted[0]) from error
             raise
+        if noted:  # it came after the last look
+            raise Stopped(noted[0])
 
 
 @contextmanager

@@ -213,7 +213,16 @@ def refusals(folder: Path) -> dict[str, Any]:
         recipe = Recipe(epochs=1, batch_size=60, optimizer="sgd", lr=0.1, weight_decay=0, compile=True)
         fit(network, loader, recipe, loss=classification.loss(recipe, 10), groups=weight_groups(network, 0.0), stage="dense", device="cpu")
 
+    def full() -> None:
+        """The leader alone writes, and can't: a file lies where the folder would be."""
+        (folder / "full").touch()
+        loader = make_loader(data, data.train, batch_size=60, train=True, augment=ALL, seed=0, device="cpu", workers=0)
+        network = fresh("net").float()
+        fit(network, loader, RECIPE, loss=classification.loss(RECIPE, 10), groups=weight_groups(network, 0.0), stage="dense", device="cpu",
+            checkpoint=Checkpoint(folder / "full" / "dense", seconds=0))  # fmt: skip
+
     return {
+        "full": words(full),
         "everywhere": distributed.from_leader(lambda: {"from": distributed.rank(), "text": "é" * 300}),
         "broken": words(broken),
         "disagreement": words(lambda: distributed.agree(distributed.rank(), "not the same")),

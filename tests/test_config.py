@@ -182,11 +182,14 @@ def test_key_changes_with_what_changes_the_result(override: str):
     assert run_key(compose([override])) != run_key(compose())
 
 
-def test_weights_count_by_name():
-    def key(path: str) -> str:
-        return run_key(compose([f"model.weights={path}"]))
+def test_weights_count_by_what_they_hold(tmp_path):
+    def key(name: str, content: bytes) -> str:
+        (tmp_path / name).write_bytes(content)
+        return run_key(compose([f"model.weights={tmp_path / name}"]))
 
-    assert key("/a/resnet20.th") == key("/b/resnet20.th") != key("/a/resnet56.th")
+    assert key("a.th", b"one") == key("b.th", b"one") != key("c.th", b"other")
+    assert key("a.th", b"retrained") != key("b.th", b"one")
+    assert run_key(compose(["model.weights=/a/missing.th"])) == run_key(compose(["model.weights=/b/missing.th"]))
 
 
 def test_runs_share_the_dense_parent():

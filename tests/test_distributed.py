@@ -152,6 +152,8 @@ def test_what_one_process_refuses_all_refuse(two: list[dict[str, Any]]) -> None:
     assert "became infinite or NaN by step 1" in first["infinite"]
     assert "divided evenly among 2 processes" in first["odd"]
     assert "hardware.sync_norm=false" in first["compiled"]
+    assert first["full"].startswith("PasError: ")
+    assert first["full"] == second["full"]
     assert first["end"] == "still in step"
     for name in ("infinite", "odd", "compiled", "device", "end"):
         assert first[name] == second[name], name

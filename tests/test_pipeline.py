@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 
 import pas
+from pas import pipeline, stages
 from pas.compose import compose
 from pas.errors import PasError
-from pas.pipeline import run
+from pas.pipeline import rehearse, run
 from pas.publish import bundle
 from pas.result import read_result
 from pas.runs import Run, read_metrics, run_folder
@@ -184,11 +185,13 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_controls_take_the_widths_of_their_source(finished: tuple[Path, dict]) -> None:
     """random: other channels; scratch: other weights, the epochs of all stages. The source is found, or run first."""
     folder, result = finished
-    stamp = (folder / "result.json").stat().st_mtime_ns
     widths = pas.Architecture.from_json((folder / "architecture.json").read_text()).widths()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    rehearse(compose(short(folder.parent, "method=random", "dry_run=true")))
     for method, epochs in (("random", 3), ("scratch", 4)):
         config = compose(short(folder.parent, f"method={method}"))
         control = run(config, Console(quiet=True))
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before  # a finished source is only read
         assert control["method"] == f"{method}-pas"
         assert control["epochs"] == {"dense": 1, "search": 0, "finetune": epochs}
         assert control["searched"]["macs"] == result["searched"]["macs"]
@@ -196,7 +199,6 @@ def test_controls_take_the_widths_of_their_source(finished: tuple[Path, dict]) -
         assert kept.widths() == widths
         last = [row for row in read_metrics(run_folder(config)) if row["stage"] == "finetune"][-1]
         assert last["step"] == epochs * 6  # 400 training images, batch 64
-    assert (folder / "result.json").stat().st_mtime_ns == stamp
     other = run(compose(short(folder.parent, "method=random", "method@method.source=uniform", "budget.macs=0.7")), Console(quiet=True))
     assert other["method"] == "random-uniform"
     assert list(folder.parent.glob("*-uniform-macs0.7-*/result.json"))
@@ -248,3 +250,18 @@ def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     assert strip(run(config, Console(quiet=True))) == strip(result)
     assert losses(run_folder(config)) == losses(run_folder(compose(short(whole, *words))))
     assert result["searched"]["macs"] <= 0.3 * result["dense"]["macs"]
+    alone = compose(short(whole, *words, "train.finetune.distill=0"))
+    run(alone, Console(quiet=True))
+    distilled, plain = (losses(run_folder(compose(short(whole, *more)))) for more in (words, [*words, "train.finetune.distill=0"]))
+    assert [row for row in distilled if row[0] == "search"] == [row for row in plain if row[0] == "search"]
+    assert [row for row in distilled if row[0] == "finetune"] != [row for row in plain if row[0] == "finetune"]
+
+
+def test_scratch_starts_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(short(tmp_path, "method=scratch", "method@method.source=uniform"))
+    started = []
+    monkeypatch.setattr(pipeline, "_fresh", lambda setting, make=pipeline._fresh: started.append(make(setting)) or started[-1])
+    monkeypatch.setattr(stages, "make", lambda *args, make=stages.make, **how: started.append(make(*args, **how)) or started[-1])
+    run(config, Console(quiet=True))
+    first, *_, last = (network.stem.conv_kxk.conv.weight.detach() for network in started)
+    assert not torch.equal(first, last)

@@ -54,6 +54,10 @@ def search(folder: Path, *words: str) -> list[str]:
         (["+model.args.depth=3"], "can't be made with model.args={'depth': 3}"),
         (["train.search.optimizer=sdg"], "optimizer=sdg: timm has none of that name"),
         (["hardware.device=cuda:99"], "hardware.device=cuda:99: "),
+        (["data.split=val", "data.val_fraction=0.0002"], "data.split=val has no image: raise data.val_fraction=0.0002"),
+        (["train.search.ema=0.9"], "train.search.ema: an average over gates"),
+        (["method=scratch", "method@method.source=uniform", "train.dense.epochs=0"], "set train.dense.epochs"),
+        (["method.name=nonsense", "dry_run=true"], "no method 'nonsense'"),
     ],
 )
 def test_search(words: list[str], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_report_writes_tables_and_figures(runs: Path):
         "form": "fused",
     }
     text = (runs / "results.md").read_text()
-    assert "| repvgg_nano | digits | pas | 50 MACs (50%) | 3 | 90.00 ± 0.00 | 89.17 ± 1.04 | 49 | 10 | 2.00 |" in text
+    assert "| repvgg_nano | digits | test | pas | 50 MACs (50%) | 3 | 90.00 ± 0.00 | 89.17 ± 1.04 | 49 | 10 | 2.00 |" in text
     for link in ("figures/repvgg_nano-digits-macs.png", "pas-s0/figures/widths.png", "pas-s0/figures/curves.png"):
         assert f"]({link})" in text
         assert (runs / link).exists()

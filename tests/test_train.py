@@ -1,9 +1,14 @@
 """The training loop: it learns, resumes bit for bit, logs what it promises, and refuses what can't go well."""
 
 import io
+import itertools
+import math
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from torch import nn
 from pas import models
 from pas.data import Augment, Data, load, make_loader
 from pas.errors import PasError
+from pas.stop import Stopped, asked
 from pas.tasks import classification
 from pas.train import Checkpoint, Fitted, Recipe, fit, make_optimizer, make_schedule, weight_groups
 
@@ -131,6 +137,64 @@ def test_killed_and_resumed_equals_uninterrupted(digits: Data, tmp_path: Path, r
     assert again == timeless[-len(again) :]
     assert resumed.fitted.loss == whole.fitted.loss
     assert resumed.fitted.top1 == whole.fitted.top1
+
+
+def test_a_stage_goes_on_with_later_epochs(digits: Data) -> None:
+    """Four batches an epoch; from batch 3 of epoch 5 on come one batch of it, then those of epoch 6."""
+    asked_for = []
+
+    class Noting:
+        def __len__(self) -> int:
+            return 4
+
+        def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            asked_for.append((epoch, start))
+            yield from itertools.repeat((torch.randn(2, 1, 16, 16), torch.tensor([0, 1])), 4 - start)
+
+    model, recipe = Net(), replace(RECIPE, epochs=2, warmup_epochs=0)
+    fit(model, Noting(), recipe, loss=classification.loss(recipe, 10), groups=weight_groups(model, 0.0), stage="finetune", device="cpu",
+        first_epoch=5, begin=3)  # fmt: skip
+    assert asked_for == [(5, 3), (6, 0)]
+
+
+def test_momenta_are_taken_over(digits: Data) -> None:
+    """Two halves of a training with the first one's optimiser are the whole one; with a new one they aren't."""
+
+    def halves(carry: bool, middle: int = 6) -> nn.Module:
+        random_seed(0)
+        model, recipe = Net(), replace(RECIPE, schedule="none", warmup_epochs=0)
+        loader = make_loader(digits, digits.train, batch_size=32, train=True, augment=Augment(0, False, 0), seed=0, device="cpu", workers=0)
+        common = {"loss": classification.loss(recipe, 10), "stage": "search", "device": "cpu", "steps": 12}
+        first = fit(model, loader, recipe, groups=weight_groups(model, 0.0), until=middle, **common)
+        before = first.optimizer if carry else None
+        fit(model, loader, recipe, groups=weight_groups(model, 0.0), begin=middle, before=before, **common)
+        return model
+
+    whole, carried, anew = halves(True, 12), halves(True), halves(False)
+    assert torch.equal(whole.again.weight, carried.again.weight)
+    assert not torch.equal(whole.again.weight, anew.again.weight)
+
+
+def test_a_signal_after_the_last_question_still_stops() -> None:
+    def ends() -> None:
+        with asked() as stop:
+            assert stop() is None
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        ends()
+
+
+def test_distillation_by_hand() -> None:
+    """T = 2: the teacher's logits (2 ln 3, 0) are 3/4 and 1/4 there, the network's (0, 0) a half each, so
+    KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812, four times that 0.523248; with CE = ln 2 at a share of 1/4: 0.650672.
+    """
+    logits, taught = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
+    assert classification.distillation(logits, taught, 2.0).item() == pytest.approx(0.523248, abs=1e-6)
+    teacher = lambda x: taught + 0 * x.sum()  # noqa: E731
+    distilling = classification.loss(replace(RECIPE, distill=0.25, temperature=2.0), 2, teacher)
+    value = distilling(lambda x: logits, torch.ones(1, 1), torch.tensor([0]))
+    assert value[0].item() == pytest.approx(0.650672, abs=1e-6)
 
 
 def test_finished_training_is_not_run_again(digits: Data, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pas.methods.base import Method, Problem
 
 
 class Once(Method):
-    """A mask chosen from the dense network. Channels outside of the start are the first to go."""
+    """A mask chosen from the dense network. Channels outside of the start have lower scores than all others."""
 
     learns = False
     _undecided = False

@@ -116,9 +116,12 @@ class Pas(Method):
         return scores
 
     def hopeless(self) -> np.ndarray:
-        """Closed gates at the full budget that lie three times further away than random gradients move one in a whole search."""
+        """Gates that lie further below the threshold than random gradients move one in three whole searches.
+
+        The multiplier only grows until the budget is reached, so what is far away before stays so.
+        """
         hopeless = np.zeros(self.problem.signature.channels, dtype=bool)
-        if self.target() == 1:
+        if self.taken > self.warmup_steps:
             value = self.gates.value.detach().cpu().numpy()
             hopeless[self.problem.free] = value < THRESHOLD - min(3 * self.gate_lr, 0.9 * self.reach)
         return hopeless

@@ -33,12 +33,14 @@ class PasPaper(Method):
 
     Published values, in brackets: `alpha`, strength of the penalty (14 to 69); `initial`, first value of a gate (1.0);
     `decay`, share of the weights' decay that gates get (1); `both_sides`, whether the cost's gradient goes to readers too
-    (0).
+    (0 for ResNet and RepVGG; the authors' code for MobileNetV2 has 1).
 
     Concessions, which 0 switches off: `guard`, the number of channels of an axis that can't close (published: 0, a layer may
-    vanish; what is exported then still keeps one channel); `land`, whether the export closes and reopens gates until the
-    budget's band holds (published: 0). One concession can't be switched off: axes that an addition or a depth-wise convolution
-    ties share their gates, without which a network can't be cut.
+    vanish; what is exported then still keeps one channel, whatever `min_width` and `round_to` say); `land`, whether the export
+    closes and reopens gates until the budget's band holds (published: 0). Two concessions can't be switched off: axes that an
+    addition or a depth-wise convolution ties share their gates, without which a network can't be cut; and M counts every
+    convolution and matrix product of the fused network exactly, where the authors' tables leave out the classifier and the
+    convolutions of shortcuts.
 
     Changes, for ablations: `normalise`, the cost's gradient divided by its mean over each axis, so that all layers feel the
     same pressure; `multiplier`, learning rate of a multiplier that takes alpha's place: k = m + 2 e, m <- max(0, m + rate e), with

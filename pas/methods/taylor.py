@@ -32,12 +32,14 @@ class Taylor(Once):
 
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
         problem = self.problem
-        self._decide(taylor(self._backbone, problem.signature, problem.free, batches, loss, self.samples))
+        scores = taylor(self._backbone, problem.signature, problem.free, batches, loss, self.samples)
+        free = scores[problem.free]
+        scores[problem.free] = np.log(np.maximum(free, max(1e-8 * free.max(), 1e-38)))
+        self._decide(scores)
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
         problem = self.problem
-        free = scores[problem.free]
-        value = np.log(np.maximum(free, max(1e-8 * free.max(), 1e-38)))
+        value = scores[problem.free]
         mask = np.ones(problem.signature.channels, dtype=bool)
         dense = float(problem.limits.load(mask))
         for round_ in range(1, self.recost + 1):

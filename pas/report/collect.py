@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from pas.result import FILE, read_result
 from pas.runs import read_metrics
 
 COLUMNS = (
-    "run_key", "model", "data", "method", "seed", "budget_kind", "budget_target", "budget_achieved", "budget_dense",
+    "run_key", "model", "data", "split", "method", "seed", "settings", "budget_kind", "budget_target", "budget_achieved", "budget_dense",
     "dense_top1", "top1", "dense_params", "params", "dense_macs", "macs", "dense_latency_ms", "latency_ms", "speedup", "form",
     "mask_slice", "slice_fuse", "fuse_onnx", "prepare_s", "search_s", "finetune_s", "device", "threads", "torch", "timm", "python",
     "commit", "dirty",
@@ -47,11 +48,16 @@ class Mean:
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs that differ only in their seed (a sweep over any other setting makes cells of its own)."""
+    """The runs that differ only in their seed (a sweep over any other setting makes cells of its own).
+
+    `split`: of the data, on which it was measured. `label`: the method, and a digest of the settings where it ran under several.
+    """
 
     model: str
     data: str
+    split: str
     method: str
+    label: str
     kind: str
     target: float
     runs: tuple[Finished, ...]
@@ -76,22 +82,26 @@ def collect(folder: Path) -> list[Finished]:
 
 
 def cells(runs: Iterable[Finished]) -> list[Cell]:
-    """The runs in groups that differ only in their seed, sorted by model, data, kind, method and target."""
+    """The runs in groups that differ only in their seed, sorted by model, data, split, kind, method and target."""
     groups: dict[tuple[Any, ...], list[Finished]] = {}
     for run in runs:
         result = run.result
         key = (
             result["model"],
             result["data"],
-            result["method"],
+            result.get("split", "test"),
             result["budget"]["kind"],
+            result["method"],
+            result.get("settings", ""),
             float(result["budget"]["target"]),
             result.get("variant", ""),
         )
         groups.setdefault(key, []).append(run)
-    ordered = sorted(groups.items(), key=lambda one: (one[0][0], one[0][1], one[0][3], one[0][2], one[0][4]))
+    several = Counter((key[:5]) for key in {key[:6] for key in groups})
     return [
-        Cell(model, data, method, kind, target, tuple(members)) for (model, data, method, kind, target, _), members in ordered
+        Cell(model, data, split, method, f"{method} {settings}" if several[key[:5]] > 1 else method, kind, target, tuple(members))
+        for key, members in sorted(groups.items())
+        for model, data, split, kind, method, settings, target, _ in [key]
     ]
 
 
@@ -123,6 +133,7 @@ def _read(folder: Path) -> Finished:
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     row = {name: result[name] for name in ("run_key", "model", "data", "method", "seed")}
+    row |= {"split": result.get("split", "test"), "settings": result.get("settings")}
     row |= {f"budget_{name}": result["budget"][name] for name in ("kind", "target", "achieved", "dense")}
     for name in ("top1", "params", "macs", "latency_ms"):
         row[f"dense_{name}"] = result["dense"][name]

@@ -112,9 +112,9 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
     name = "latency_ms" if kind == "latency" else kind
     figure = _figure(5.6, 3.8)
     axes = figure.subplots()
-    methods = sorted({cell.method for cell in group})
+    methods = sorted({cell.label for cell in group})
     for colour, method in zip(_cycle(len(methods)), methods, strict=True):
-        points = sorted((cell for cell in group if cell.method == method), key=lambda cell: cell.target)
+        points = sorted((cell for cell in group if cell.label == method), key=lambda cell: cell.target)
         cost = [cell.mean("searched", name).mean for cell in points]
         top1 = [cell.mean("searched", "top1") for cell in points]
         label = f"{method} ({_seeds(points)})"
@@ -127,7 +127,7 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
         marker="*", ms=11, ls="", color=INK, label="dense",
     )  # fmt: skip
     axes.set_xlabel(f"{UNITS[kind]} of the fused network" if kind != "latency" else "latency (ms)")
-    axes.set_ylabel("test top-1 (%)")
+    axes.set_ylabel(f"{group[0].split} top-1 (%)")
     axes.margins(x=0.06, y=0.12)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))

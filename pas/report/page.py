@@ -38,11 +38,11 @@ def _of_run(run: Finished) -> list[Path]:
 
 
 def _fronts(folder: Path, runs: list[Finished]) -> list[Path]:
-    """A figure for each model, data and kind of budget of which there is more than one point."""
+    """A figure for each model, data, split and kind of budget of which there is more than one point."""
     made = []
-    for (model, data, kind), group in groupby(cells(runs), key=lambda cell: (cell.model, cell.data, cell.kind)):
+    for (model, data, split, kind), group in groupby(cells(runs), key=lambda cell: (cell.model, cell.data, cell.split, cell.kind)):
         points = list(group)
         if len(points) > 1:
-            name = re.sub(r"[^\w.\-]+", "_", f"{model}-{data}-{kind}")
+            name = re.sub(r"[^\w.\-]+", "_", "-".join([model, data, *([split] if split != "test" else []), kind]))
             made.append(figures.front(points, folder / "figures" / f"{name}.png", title=f"{model} on {data}"))
     return made

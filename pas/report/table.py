@@ -19,7 +19,7 @@ UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     """Dense against searched, and where the figure and the bundle of the run are."""
     table = Table(
-        title=f"{result['model']} on {result['data']}, method {result['method']}, seed {result['seed']}",
+        title=f"{result['model']} on {result['data']} ({result.get('split', 'test')}), method {result['method']}, seed {result['seed']}",
         title_justify="left",
     )
     table.add_column("")
@@ -43,7 +43,7 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
 def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:
     """All of it as one page: means over seeds, every run, and the figures."""
     lines = ["# Results", "", *_means(runs), "", "## Runs", "", *_all(runs), ""]
-    lines += ["MACs are multiply-adds of one image in the fused form. Top-1 is measured on the test set after the last epoch. "
+    lines += ["MACs are multiply-adds of one image in the fused form. Top-1 is measured on the split that is named, after the last epoch. "
               "Speed-up is the ratio of the median latencies of the two networks, measured in one process."]  # fmt: skip
     if figures:
         lines += ["", "## Figures", ""]
@@ -78,18 +78,17 @@ def _seconds(result: dict[str, Any]) -> str:
 
 def _means(runs: Sequence[Finished]) -> list[str]:
     lines = [
-        "| model | data | method | budget | seeds | dense top-1 | top-1 | MACs | parameters | speed-up |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | data | split | method | budget | seeds | dense top-1 | top-1 | MACs | parameters | speed-up |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in cells(runs):
         share = cell.target / cell.runs[0].result["budget"]["dense"]
         fast = [factor for factor in (speedup(run.result) for run in cell.runs) if factor is not None]
         factor = math.exp(sum(map(math.log, fast)) / len(fast)) if fast else None
-        lines.append(
-            f"| {cell.model} | {cell.data} | {cell.method} | {human(cell.target)} {UNITS[cell.kind]} ({share:.0%}) | {len(cell.runs)} "
-            f"| {cell.mean('dense', 'top1')} | {cell.mean('searched', 'top1')} | {human(cell.mean('searched', 'macs').mean)} "
-            f"| {human(cell.mean('searched', 'params').mean)} | {'' if factor is None else f'{factor:.2f}'} |"
-        )
+        words = [cell.model, cell.data, cell.split, cell.label, f"{human(cell.target)} {UNITS[cell.kind]} ({share:.0%})"]
+        words += [str(len(cell.runs)), str(cell.mean("dense", "top1")), str(cell.mean("searched", "top1"))]
+        words += [human(cell.mean("searched", name).mean) for name in ("macs", "params")]
+        lines.append("| " + " | ".join([*words, "" if factor is None else f"{factor:.2f}"]) + " |")
     return lines
 
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pas import distributed
 from pas.data.loader import Loader
-from pas.errors import PasError
+from pas.errors import AloneError, PasError
 from pas.stop import Stopped, asked
 from pas.train.checkpoint import Checkpoint
 from pas.train.meter import Meter
@@ -45,6 +45,7 @@ class Fitted:
     loss: float
     top1: float | None
     ema: nn.Module | None
+    optimizer: torch.optim.Optimizer = field(compare=False, repr=False)
 
 
 def fit(
@@ -61,6 +62,7 @@ def fit(
     first_epoch: int = 0,
     begin: int = 0,
     until: int | None = None,
+    before: torch.optim.Optimizer | None = None,
     extra_loss: Callable[[], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
     status: Callable[[], Values] | None = None,
@@ -80,6 +82,7 @@ def fit(
         steps: optimiser steps; None means the recipe's epochs.
         first_epoch: number of the first epoch, which decides the order and augmentation of its images.
         begin, until: train only the steps after `begin` up to `until`, on the schedule of all of them.
+        before: the optimiser of the steps before `begin`, over the same parameters; its momenta are taken over.
         extra_loss: added once a step, such as a search's penalty.
         after_step: called after the optimiser's step, such as a search's step.
         status: what to show and log beside the loss; read only when it is shown or logged.
@@ -104,6 +107,8 @@ def fit(
     sync_norm = sync_norm and distributed.several()
     network, unsynchronised = _network(model, recipe, device, sync_norm)
     optimizer = make_optimizer(groups, recipe)
+    if before is not None:
+        optimizer.state.update(before.state)
     schedule = make_schedule(optimizer, recipe, steps=total, steps_per_epoch=len(loader) / recipe.accumulate)
     clipped = [p for group in optimizer.param_groups if group.get("clip", True) for p in group["params"]]
     ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
@@ -138,7 +143,7 @@ def fit(
     with Bar(stage, total, place.step, progress if leads else None) as bar, asked() as stop:
         while place.step < last:
             for part in range(recipe.accumulate):
-                x, y = next(batches)
+                x, y = _next(batches)
                 x = x.to(device, memory_format=layout, non_blocking=True)
                 y = y.to(device, non_blocking=True)
                 complete = part == recipe.accumulate - 1
@@ -178,18 +183,22 @@ def fit(
                 place.last = meter.read()
                 meter.reset()
                 values = status() if status is not None else {}
-                if leads and log is not None:
+                if log is not None:
                     epoch = (place.step * recipe.accumulate - 1) // len(loader)
-                    log({"stage": stage, "epoch": epoch, "step": place.step, **_known(place.last), "lr": rate,
-                         "seconds": round(place.seconds, 3), **_numbers(values)})  # fmt: skip
+                    row = {"stage": stage, "epoch": epoch, "step": place.step, **_known(place.last), "lr": rate,
+                           "seconds": round(place.seconds, 3), **_numbers(values)}  # fmt: skip
+                    with distributed.together():  # a full disk is found out by the one that writes
+                        if leads:
+                            log(row)
             if bar.due() or ended:
                 bar.update(place.step, {**_known(place.last), **(status() if status is not None else {})})
             waited = time.monotonic() - saved_at
             saving = ended or bool(stopping) or distributed.broadcast(checkpoint is not None and checkpoint.due(place.step, waited))
             if checkpoint is not None and saving:
                 check(meter.gather())
-                if leads:
-                    store(checkpoint, whose, parts, place)
+                with distributed.together():
+                    if leads:
+                        store(checkpoint, whose, parts, place)
                 saved_at, saved_step = time.monotonic(), place.step
             if stopping:
                 raise Stopped(stopping, f"{stage}, step {place.step} of {total}")
@@ -200,7 +209,7 @@ def fit(
                 distributed.share_buffers(module)
     assert place.last["loss"] is not None  # a meter always has one
     averaged = ema.module if ema is not None else None
-    return Fitted(place.step, place.seconds, place.last["loss"], place.last["top1"], averaged)
+    return Fitted(place.step, place.seconds, place.last["loss"], place.last["top1"], averaged, optimizer)
 
 
 def _network(
@@ -222,6 +231,16 @@ def _stream(loader: Loader, first_epoch: int, first: int) -> Iterator[tuple[Tens
     while True:
         yield from loader.epoch(first_epoch + epoch, start)
         epoch, start = epoch + 1, 0
+
+
+def _next(batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The next batch; of several processes, one whose images can't be read ends all."""
+    try:
+        return next(batches)
+    except PasError as error:
+        if distributed.several():
+            raise AloneError(str(error)) from error
+        raise
 
 
 def _agreed(signal: int | None, row_due: bool, device: torch.device) -> int | None:
