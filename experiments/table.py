@@ -44,6 +44,7 @@ class Experiment:
 
 def run(experiment: Experiment, processes: int) -> int:
     """Every job that has no result yet, each in a process of its own with one thread; how many failed."""
+    experiment.folder.mkdir(exist_ok=True)
     _restore(experiment)
     waiting = [(job, compose(job[3])) for job in experiment.jobs()]
     running: dict[subprocess.Popen[bytes], tuple[str, Config]] = {}
