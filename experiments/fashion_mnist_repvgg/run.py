@@ -41,7 +41,7 @@ OURS = ("method=pas_paper", "method.options.decay=0", "method.options.both_sides
         "method.options.multiplier=0.01", "method.options.spread=0.25")  # fmt: skip
 ABLATION = Experiment(
     folder=HERE / "ablation",
-    common=(*COMMON, "data.split=val"),
+    common=(*COMMON, "data.split=val", "data.val_fraction=0.5"),
     rows={
         "pas": ("method=pas",),
         "pas, gates not learned": ("method=pas", "method.options.gate_lr=0"),
