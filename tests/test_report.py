@@ -85,6 +85,18 @@ def test_report_writes_tables_and_figures(runs: Path):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_splits_and_settings_are_told_apart(tmp_path: Path):
+    """Two settings of one method make two lines that say which; the validation split has a table row and a figure of its own."""
+    put(tmp_path, "a", 80.0, settings="aaaa1111", variant="1")
+    put(tmp_path, "b", 70.0, settings="bbbb2222", variant="2")
+    put(tmp_path, "c", 60.0, settings="aaaa1111", variant="3", split="val")
+    put(tmp_path, "d", 50.0, settings="aaaa1111", variant="4", split="val", seed=1, method="uniform")
+    found = [(cell.split, cell.label, cell.mean("searched", "top1").mean) for cell in cells(collect(tmp_path))]
+    assert found == [("test", "pas aaaa1111", 80.0), ("test", "pas bbbb2222", 70.0), ("val", "pas", 60.0), ("val", "uniform", 50.0)]
+    names = {path.name for path in page.write(tmp_path)}
+    assert {"repvgg_nano-digits-macs.png", "repvgg_nano-digits-val-macs.png"} <= names
+
+
 def test_report_refuses_what_it_cannot_read(tmp_path: Path):
     with pytest.raises(PasError, match="no folder"):
         collect(tmp_path / "nowhere")
