@@ -60,9 +60,12 @@ class Pas(Method):
         memory: float,
         floor: float,
         reach: float,
+        scarcity: float,
+        follow: float,
         noise: float,
     ) -> None:
         super().__init__(problem, noise)
+        self.scarcity, self.follow = scarcity, bool(follow)
         self.gate_lr, self.reach, self.memory = gate_lr, reach, memory
         self.warmup_steps = max(1, round(warmup * problem.steps))
         self.ramp_steps = max(1, round(ramp * problem.steps))
@@ -178,9 +181,12 @@ class Pas(Method):
             self._second += square
 
     def _current_worth(self) -> Tensor:
-        """log(second moment) - log(cost) of each free channel, with mean zero."""
+        """log(second moment) - log(cost) - scarcity log(open share of its axis) of each free channel, with mean zero."""
         second = self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38))
-        worth = second.log() - self.problem.cost_per_axis(self.open()).log().float()[self._axis]
+        now = self.open() if self.follow else np.ones(self.problem.signature.channels, dtype=bool)
+        share = axis_mean(torch.from_numpy(self.open()[self.problem.free]).float(), self._axis, self._sizes)
+        of_axis = self.problem.cost_per_axis(now).log().float() + self.scarcity * share.clamp_min(1e-3).log()
+        worth = second.log() - of_axis[self._axis]
         return worth - worth.mean()
 
     def _project(self, value: Tensor) -> Tensor:
