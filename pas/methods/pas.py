@@ -14,13 +14,14 @@ never exceeds target(t), which falls linearly from the cost of the start, the de
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pas import distributed
+from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem, axis_mean
 
@@ -62,10 +63,12 @@ class Pas(Method):
         reach: float,
         scarcity: float,
         follow: float,
+        samples: float,
         noise: float,
     ) -> None:
         super().__init__(problem, noise)
-        self.scarcity, self.follow = scarcity, bool(follow)
+        self.scarcity, self.follow, self.samples = scarcity, bool(follow), round(samples)
+        self.judged = False
         self.gate_lr, self.reach, self.memory = gate_lr, reach, memory
         self.warmup_steps = max(1, round(warmup * problem.steps))
         self.ramp_steps = max(1, round(ramp * problem.steps))
@@ -89,7 +92,13 @@ class Pas(Method):
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
         self.gates.value.register_hook(self._observe)
+        self._backbone = backbone
         return super().wrap(backbone)
+
+    def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
+        if self.samples:
+            scores = taylor(self._backbone, self.problem.signature, self.problem.free, batches, loss, self.samples)
+            self._second, self.judged = torch.from_numpy(scores[self.problem.free]).float(), True
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, object]]:
         del lr, weight_decay
@@ -134,7 +143,7 @@ class Pas(Method):
         assert isinstance(before, Pas)
         chosen = torch.from_numpy(index)
         axes = torch.from_numpy(before.problem.axis_index[index])[np.unique(self.problem.axis_index, return_index=True)[1]]
-        self.taken, self.multiplier, self._from = before.taken, before.multiplier, before._from
+        self.taken, self.multiplier, self.judged, self._from = before.taken, before.multiplier, before.judged, before._from
         self._second, self._worth, self._rest = before._second[chosen], before._worth[chosen], before._rest[chosen]
         self._scale = before._scale[axes]
         self._guard_widths = np.minimum(before._guard_widths[axes.numpy()], self._sizes.numpy())
@@ -143,6 +152,7 @@ class Pas(Method):
     def state_dict(self) -> dict[str, Tensor]:
         return {
             "taken": torch.tensor(self.taken),
+            "judged": torch.tensor(self.judged),
             "multiplier": torch.tensor(self.multiplier, dtype=torch.float64),
             "second": self._second,
             "worth": self._worth,
@@ -151,7 +161,7 @@ class Pas(Method):
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.taken, self.multiplier = int(state["taken"]), float(state["multiplier"])
+        self.taken, self.multiplier, self.judged = int(state["taken"]), float(state["multiplier"]), bool(state["judged"])
         self._second, self._worth = state["second"].clone(), state["worth"].clone()
         self._scale, self._rest = state["scale"].clone(), state["rest"].clone()
 
@@ -177,7 +187,7 @@ class Pas(Method):
         square = seen.square().cpu()
         keep = min(self.memory, 1 - 1 / self.taken)  # a plain mean first, exponential later
         self._scale = keep * self._scale + (1 - keep) * axis_mean(square, self._axis, self._sizes)
-        if self.taken <= self.warmup_steps:
+        if self.taken <= self.warmup_steps and not self.judged:
             self._second += square
 
     def _current_worth(self) -> Tensor:
