@@ -23,8 +23,8 @@ METHODS: dict[str, type[Method]] = {
     "scratch": Scratch,
 }
 DEFAULTS: dict[str, dict[str, Option]] = {
-    "pas": {"gate_lr": 0.1, "warmup": 0.2, "ramp": 0.3, "hold": 0.2, "memory": 0.9, "floor": 0.1, "reach": 3.0, "scarcity": 1.0, "follow": 1.0,
-            "samples": 1024.0, "noise": 0.0},
+    "pas": {"gate_lr": 0.1, "warmup": 0.2, "ramp": 0.3, "hold": 0.2, "memory": 0.9, "floor": 0.1, "reach": 3.0,
+            "scarcity": 1.0, "follow": 1.0, "samples": 1024.0, "noise": 0.0},
     "pas_paper": {
         "alpha": 20.0, "initial": 1.0, "decay": 1.0, "both_sides": 0.0, "guard": 1.0, "land": 1.0, "normalise": 0.0, "multiplier": 0.0,
         "spread": 0.0, "noise": 0.0,
