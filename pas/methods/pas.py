@@ -191,13 +191,20 @@ class Pas(Method):
             self._second += square
 
     def _current_worth(self) -> Tensor:
-        """log(second moment) - log(cost) - scarcity log(open share of its axis) of each free channel, with mean zero."""
+        """log(second moment) - log(cost) - scarcity log(rank / size of the axis) of each free channel, with mean zero."""
         second = self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38))
         now = self.open() if self.follow else np.ones(self.problem.signature.channels, dtype=bool)
-        share = axis_mean(torch.from_numpy(self.open()[self.problem.free]).float(), self._axis, self._sizes)
-        of_axis = self.problem.cost_per_axis(now).log().float() + self.scarcity * share.clamp_min(1e-3).log()
-        worth = second.log() - of_axis[self._axis]
+        worth = second.log() - self.problem.cost_per_axis(now).log().float()[self._axis] - self.scarcity * self._share(second).log()
         return worth - worth.mean()
+
+    def _share(self, value: Tensor) -> Tensor:
+        """Of each free channel the share of its axis that stays when it is the last one to stay: rank over size (n,)."""
+        share = torch.empty(len(value))
+        for a, size in enumerate(self._sizes.tolist()):
+            inside = (self._axis == a).nonzero().flatten()
+            rank = value[inside].argsort(descending=True, stable=True).argsort() + 1
+            share[inside] = rank / size
+        return share
 
     def _project(self, value: Tensor) -> Tensor:
         """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""
