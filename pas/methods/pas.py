@@ -36,11 +36,16 @@ class Pas(Method):
     target falls. Then gates move at the full budget, and for the last share, *hold*, they rest while the weights
     settle.
 
-    - Worth: ``log E[g^2] - log c``, with g the gate's gradient during the warm-up and c its cost. With g near zero on
-      average at a trained network the first moment is noise; the second one is the empirical Fisher information of
-      switching the channel off. It is not followed further: in the network that the ramp is damaging, every gradient
-      grows. c is the gradient of the exact cost at the gates as they are, towards what makes the channel and what reads
-      it, averaged over its axis.
+    - Worth: ``log E[g^2] - log c - scarcity log(r / n)``, with g the gate's gradient, c its cost, and r the rank of the channel
+      among the n of its axis. With g near zero on average at a trained network the first moment is noise; the second one is
+      the empirical Fisher information of switching the channel off. It is taken over single examples before the search
+      (`calibrate`), or, where no data was shown, over the batches of the warm-up. It is not followed further: in the network
+      that the ramp is damaging, every gradient grows. c is the gradient of the exact cost at the gates as they are (`follow`),
+      towards what makes the channel and what reads it, averaged over its axis.
+    - Scarcity: the cost of a layer is the product of two widths. A worth that is linear in the channels has its optimum at
+      extremes under such a cost: every second layer wide, the others at their floor. With r / n to the power of 1 the last
+      channel of an axis is worth what its second moment says, the r-th n / r times as much, which makes the whole a geometric
+      programme with one optimum inside.
     - Learning: the straight-through gradient moves a gate on top of that. It is divided by its running root mean square
       per axis, so that `gate_lr` means the same in every layer, network and batch size: the distance, in units of log
       worth, that a gate drifts over the whole search under random gradients.
