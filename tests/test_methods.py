@@ -286,6 +286,60 @@ def test_noise_opens_gates_with_the_probability_of_a_logistic(digits) -> None:
     assert search.report()["budget"][0]["achieved"] <= search.limits.each[0].target
 
 
+# -- pas: worth
+
+
+def test_the_last_of_an_axis_is_worth_most() -> None:
+    """Second moments 4, 1, 3, 2 of four channels have ranks 1, 4, 2, 3; with scarcity 1 a worth is log(s n / r) less a constant:
+    log 16, log 1, log 6, log(8 / 3).
+    """
+    method = searcher("pas").method
+    inside = np.flatnonzero(method.problem.axis_index == 0)
+    method._second = torch.ones(len(method._second))
+    method._second[inside] = 1e-3  # the other twelve come last
+    method._second[inside[:4]] = torch.tensor([4.0, 1.0, 3.0, 2.0])
+    worth = method._current_worth()[inside[:4]]
+    assert (worth - worth[1]).tolist() == pytest.approx([math.log(16), 0, math.log(6), math.log(8 / 3)], abs=1e-5)
+    method.scarcity = 0.0
+    worth = method._current_worth()[inside[:4]]
+    assert (worth - worth[1]).tolist() == pytest.approx([math.log(4), 0, math.log(3), math.log(2)], abs=1e-5)
+
+
+def test_widths_do_not_alternate() -> None:
+    """All channels of a plain chain alike: without scarcity the cost drives every second layer to its floor, with it none."""
+
+    def widths(scarcity: float) -> np.ndarray:
+        layers = [part for _ in range(6) for part in (nn.LazyConv2d(32, 3, padding=1), nn.ReLU())]
+        chain = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(10))
+        chain(torch.zeros(1, 3, 8, 8))
+        search = pas.Search(chain, torch.zeros(1, 3, 8, 8), budget=pas.Budget(macs=0.25), steps=200, scarcity=scarcity, gate_lr=0.0)
+        generator = torch.Generator().manual_seed(0)
+        search.method._second = torch.rand(len(search.method._second), generator=generator) + 0.5
+        search.method.judged = True
+        for _ in range(200):
+            search.method.step()
+        return np.array(list(search.architecture.widths().values()))
+
+    assert np.abs(np.diff(widths(0.0))).mean() > 2 * np.abs(np.diff(widths(1.0))).mean()
+    assert widths(0.0).min() <= 4 < 8 <= widths(1.0).min()
+
+
+def test_single_examples_judge_where_data_was_shown(digits) -> None:
+    """What `taylor` measures, and the gradients of the warm-up change nothing of it, also not after a resume."""
+    model = network()
+    search = searcher("pas", model, samples=16)
+    search.calibrate(digits.epoch(0), plain_loss)
+    signature, free = search.signature, search.method.problem.free
+    expected = torch.from_numpy(taylor(model, signature, free, digits.epoch(0), plain_loss, 16)[free]).float()
+    assert torch.equal(search.method._second, expected)
+    train(search, digits, 3)
+    assert torch.equal(search.method._second, expected)
+    again = searcher("pas", model, samples=16)
+    again.load_state_dict(search.state_dict())
+    train(again, digits, 2)
+    assert torch.equal(again.method._second, expected)
+
+
 # -- shrinking
 
 
