@@ -112,7 +112,7 @@ class Search:
         ]
 
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
-        """Show data to a method that decides from data before the first step (`taylor`); the others ignore it.
+        """Show data to a method before the first step: `taylor` needs it, `pas` judges channels better with it, others ignore it.
 
         `batches`: pairs (x, y) as in training. `loss`: (network, x, y) -> mean loss.
         """
