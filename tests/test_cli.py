@@ -207,7 +207,7 @@ def test_sweep_goes_on_after_a_failing_run(sweep: tuple[Path, subprocess.Complet
 
 def test_table_and_paths_at_the_end(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
     folder, run = sweep
-    for words in ("top-1", "parameters", "MACs", "latency (onnxruntime, batch 1)", "faster"):
+    for words in ("top-1", "parameters", "MACs", "latency (torch, batch 1)", "faster"):
         assert words in run.stdout
     figure, bundle = (
         folder / re.search(rf"^{name}: (.*)$", run.stdout, re.MULTILINE)[1] for name in ("figure", "bundle")
