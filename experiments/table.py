@@ -45,8 +45,9 @@ class Experiment:
 def run(experiment: Experiment, processes: int) -> int:
     """Every job that has no result yet, each in a process of its own with one thread; how many failed."""
     experiment.folder.mkdir(exist_ok=True)
-    _restore(experiment)
     waiting = [(job, compose(job[3])) for job in experiment.jobs()]
+    for _, config in waiting:
+        _restore(experiment, config)
     running: dict[subprocess.Popen[bytes], tuple[str, Config]] = {}
     began, failed = time.monotonic(), []
     total, done = len(waiting), 0
@@ -101,13 +102,12 @@ def _source_key(config: Config) -> str:
     return "" if read_result(folder) is not None else str(folder)
 
 
-def _restore(experiment: Experiment) -> None:
-    """Put the collected results where their runs would be, so that they are found finished."""
-    for _, _, _, overrides in experiment.jobs():
-        folder = run_folder(compose(overrides))
-        kept = experiment.folder / "results" / folder.name
-        if kept.is_dir() and not folder.exists():
-            shutil.copytree(kept, folder)
+def _restore(experiment: Experiment, config: Config) -> None:
+    """Put a collected result where its run would be, so that it is found finished."""
+    folder = run_folder(config)
+    kept = experiment.folder / "results" / folder.name
+    if kept.is_dir() and not folder.exists():
+        shutil.copytree(kept, folder)
 
 
 def _collect(experiment: Experiment, config: Config) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Any
 
 from pas.architecture import architecture_file
 from pas.config import Config, MethodConfig
+from pas.disk import digest, json_digest
 
 
 def run_key(config: Config) -> str:
@@ -45,14 +45,16 @@ def method_label(config: Config) -> str:
 
 def variant(config: Config) -> str:
     """Eight hex digits over everything that changes a run's result but the seed: equal for the runs that are averaged."""
-    whole = {name: value for name, value in _identity(config).items() if name != "seed"}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+    return _short({name: value for name, value in _identity(config).items() if name != "seed"})
 
 
 def settings(config: Config) -> str:
-    """The same without the budget and the method's name: equal for the points of a method's line in a figure."""
-    whole = {name: value for name, value in _identity(config).items() if name not in ("seed", "budget")}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:8]
+    """The same without the budget: equal for the points of a method's line in a figure."""
+    return _short({name: value for name, value in _identity(config).items() if name not in ("seed", "budget")})
+
+
+def _short(identity: dict[str, Any]) -> str:
+    return json_digest(identity)[:8]
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def _identity(config: Config) -> dict[str, Any]:
     if config.model.weights is not None:
         whole["model"]["weights"] = _weights(Path(config.model.weights))
     if config.options.start is not None:  # what it holds, not where it lies
-        whole["options"]["start"] = _digest(Path(config.options.start))
+        whole["options"]["start"] = digest(architecture_file(Path(config.options.start)).read_bytes())[:8]
     return whole
 
 
@@ -79,12 +81,7 @@ def _of_content(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(architecture_file(path).read_bytes()).hexdigest()[:8]
-
-
 def _key(config: Config, parts: list[str], identity: dict[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True)
     network = config.model.entry or config.model.name
-    words = [network, config.data.name, *parts, f"s{config.seed}", hashlib.sha256(text.encode()).hexdigest()[:8]]
+    words = [network, config.data.name, *parts, f"s{config.seed}", _short(identity)]
     return "-".join(re.sub(r"[^\w.]+", "" if " " in word else "_", word) for word in words)

@@ -109,7 +109,8 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     search, searched_for = find(setting, parent.network, start)
     architecture = search.architecture
     distributed.agree(architecture.to_json(), "the processes came to different widths: run on machines of one kind")
-    distributed.from_leader(lambda: this.write_text("architecture.json", architecture.to_json()))
+    with distributed.together():  # the leader alone writes, and may find a full disk
+        this.write_text("architecture.json", architecture.to_json())
     backbone = search.settled() if search.method.inherits else _fresh(setting)
     small = slice(backbone, search.current, search.remaining)
     masked = mask(backbone, search.current, search.remaining)

@@ -28,7 +28,7 @@ from pas.cost.macs import KINDS, build
 from pas.data import Loader
 from pas.inspection import share
 from pas.keys import dense_key
-from pas.methods import DEFAULTS
+from pas.methods import DEFAULTS, named
 from pas.report.plan import Held, Memory, Plan, Range, Stage
 from pas.result import read_result
 from pas.runs import Run, read_metrics
@@ -111,7 +111,7 @@ def plan(setting: Setting, start: Architecture | None, source: Path | None = Non
     if source is not None:
         uniform = MethodConfig(name="uniform", options=dict(DEFAULTS["uniform"]))
         start = search_of(replace(setting, config=replace(config, method=uniform)), network, 1, None).architecture
-    if search_of(setting, network, 1, start).method.learns:
+    if named(config.method.name).learns:
         (search, _), searching = _rehearse("search", setting, lambda few: find(few, network, start))
     else:
         search, _ = find(Rehearsal(**vars(setting), few=1), network, start)

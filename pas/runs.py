@@ -92,8 +92,8 @@ def open_run(config: Config, wait: Callable[[str], None] | None = None) -> Itera
     from pas import distributed  # loads torch
 
     with open_folder(run_folder(config), wait) as run:
-        text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
-        distributed.from_leader(lambda: run.write_text("config.yaml", text))
+        with distributed.together():
+            run.write_text("config.yaml", yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         yield run
 
 

@@ -21,7 +21,7 @@ from pas.budget import Budget, Limits, limits
 from pas.cost.macs import build
 from pas.criteria import Batch, Loss
 from pas.errors import PasError
-from pas.methods import DEFAULTS, METHODS, Option, Problem
+from pas.methods import DEFAULTS, Option, Problem, named
 from pas.shrinking import needed, positions
 from pas.surgery.forms import settle, signature
 from pas.surgery.fuse import fuse
@@ -66,8 +66,7 @@ class Search:
     ) -> None:
         if not isinstance(budget, Budget):
             raise PasError(f"budget={budget!r}: write budget=pas.Budget(macs=0.5)")
-        if method not in METHODS:
-            raise PasError(f"no method {method!r}; there are {', '.join(METHODS)}")
+        made = named(method)
         unknown = [name for name in options if name not in DEFAULTS[method]]
         if unknown:
             near = difflib.get_close_matches(unknown[0], DEFAULTS[method], n=1)
@@ -87,7 +86,7 @@ class Search:
         self.limits = limits(budget, self.signature, lowest)
         self.current = self.signature
         self._origin = np.arange(self.signature.channels)  # of each channel of `current` its position in `signature`
-        self._make = lambda problem: METHODS[method](problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]
+        self._make = lambda problem: made(problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]
         opened = None if start is None else self.signature.mask(start)
         self.method = self._make(Problem(self.signature, self.limits, self.widths, steps, opened))
         self.model = self.method.wrap(copy.deepcopy(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pas.errors import PasError
 from pas.methods.base import Method, Problem
 from pas.methods.given import Given, Random, Scratch
 from pas.methods.magnitude import Magnitude
@@ -38,4 +39,12 @@ DEFAULTS: dict[str, dict[str, Option]] = {
 }  # fmt: skip
 """Options of each method; `conf/method/NAME.yaml` holds the same."""
 
-__all__ = ["DEFAULTS", "METHODS", "Method", "Option", "Problem"]
+
+def named(name: str) -> type[Method]:
+    """The method of this name. Raises PasError when there is none."""
+    if name not in METHODS:
+        raise PasError(f"no method {name!r}; there are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+__all__ = ["DEFAULTS", "METHODS", "Method", "Option", "Problem", "named"]
