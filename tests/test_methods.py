@@ -122,7 +122,7 @@ def test_taylor_prefers_what_matters_per_cost(digits) -> None:
             for conv in (block.conv_kxk.conv, block.conv_1x1.conv):
                 conv.weight[:, :5] = 0
     for recost in (1, 10):
-        search = searcher("taylor", model, samples=32, recost=recost)
+        search = searcher("taylor", model, samples=64, recost=recost)
         search.calibrate(digits.epoch(0), plain_loss)
         name = next(axis.name for axis in search.signature.axes
                     if any(slot.parameter.startswith("stages.2.0") and slot.dim == 1 for slot in axis.slots))  # fmt: skip
@@ -298,6 +298,7 @@ def test_the_last_of_an_axis_is_worth_most() -> None:
     method._second = torch.ones(len(method._second))
     method._second[inside] = 1e-3  # the other twelve come last
     method._second[inside[:4]] = torch.tensor([4.0, 1.0, 3.0, 2.0])
+    method._share = method._shares()
     worth = method._current_worth()[inside[:4]]
     assert (worth - worth[1]).tolist() == pytest.approx([math.log(16), 0, math.log(6), math.log(8 / 3)], abs=1e-5)
     method.scarcity = 0.0
@@ -364,6 +365,17 @@ def test_shrinking_changes_nothing_but_the_size(digits, name: str) -> None:
     assert 0.985 * limit["target"] <= limit["achieved"] <= limit["target"]
     assert sum(p.numel() for p in small.export().parameters()) == pas.cost.params(small.signature, small.architecture)
     assert small.shrink().architecture == small.architecture
+
+
+def test_shrinking_leaves_the_balance_of_the_axes(digits) -> None:
+    """Channels that go on are worth as much more or less than each other as before: ranks don't count anew among the fewer."""
+    search = searcher("pas", budget=0.3, round_to=4)
+    train(search, digits, search.method.warmup_steps + search.method.ramp_steps)
+    small = search.shrink()
+    assert small is not search
+    going_on = np.searchsorted(search.method.problem.free, small._origin[small.method.problem.free])
+    change = small.method._current_worth() - search.method._current_worth()[going_on]
+    assert change.max() - change.min() < 1e-5
 
 
 def _settled(search: pas.Search, small: pas.Search) -> dict[str, torch.Tensor]:

@@ -58,6 +58,17 @@ def ranked(axes: tuple[Axis, ...], scores: np.ndarray) -> list[np.ndarray]:
     return [np.argsort(-scores[axis.start : axis.start + axis.size], kind="stable") for axis in axes]
 
 
+def shares(widths: Widths, scores: np.ndarray) -> np.ndarray:
+    """Of each channel the share of its axis that stays when it is the last one to stay: rank over size, (channels,).
+
+    In (0, 1]; 1 for channels of no axis.
+    """
+    share = np.ones(widths.channels)
+    for axis, order in zip(widths.axes, ranked(widths.axes, scores), strict=True):
+        share[axis.start + order] = (np.arange(axis.size) + 1) / axis.size
+    return share
+
+
 def land(widths: Widths, scores: np.ndarray, load: Load) -> np.ndarray:
     """The mask over all channels that keeps the highest scores and lies in the band.
 
@@ -115,14 +126,13 @@ def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarra
     Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up
     and, where that never lands in the band, the axes with the cheapest steps go two rungs up and down in all combinations.
     """
-
     sums = [np.concatenate([[0.0], np.cumsum(value)]) for value in values]
 
     def best(states: Iterable[Sequence[int]]) -> tuple[bool, list[int]]:
         """The first of the best states, and whether it lies in the band."""
         listed = list(states)
         totals = np.concatenate([cost(listed[i : i + AT_ONCE]) for i in range(0, len(listed), AT_ONCE)])
-        kept = [sum(total[width] for total, width in zip(sums, other, strict=True)) for other in listed]
+        kept = [sum(scored[width] for scored, width in zip(sums, other, strict=True)) for other in listed]
         inside = (totals >= 1 - SLACK) & (totals <= 1)
         keys = [
             (True, k, total) if fits else (False, total if total <= 1 else -total, k)

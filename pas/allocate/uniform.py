@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pas.allocate.landing import Load, Widths, land, ranked
+from pas.allocate.landing import Load, Widths, land, shares
 
 
 def uniform(widths: Widths, scores: np.ndarray, load: Load) -> np.ndarray:
     """The mask over all channels with one share for all axes, as large as the budget allows, landed in the band.
 
-    Inside an axis the highest `scores` (channels,) stay. A channel's share is its rank over the size of its axis:
-    thresholding shares is scaling widths.
+    Inside an axis the highest `scores` (channels,) stay. Thresholding a channel's share of its axis is scaling widths.
     """
-    share = np.zeros(widths.channels)
-    for axis, order in zip(widths.axes, ranked(widths.axes, scores), strict=True):
-        share[axis.start + order] = 1 - (np.arange(axis.size) + 1) / axis.size
-    return land(widths, share, load)
+    return land(widths, 1 - shares(widths, scores), load)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pas import distributed
+from pas.allocate.landing import shares
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem, axis_mean
@@ -83,6 +84,7 @@ class Pas(Method):
         self._axis = torch.from_numpy(problem.axis_index)
         self._sizes = torch.bincount(self._axis)
         self._second = torch.zeros(len(self._axis))
+        self._share = torch.ones(len(self._axis))
         self._worth = torch.zeros(len(self._axis))
         self._scale = torch.zeros(len(self._sizes))
         outside = torch.from_numpy(~problem.open_at_start)
@@ -121,9 +123,12 @@ class Pas(Method):
         self._update_moment()
         with torch.no_grad():
             if self.warmup_steps <= self.taken <= self.last_move:
+                first = self.taken == self.warmup_steps
+                if first:  # ranks count in the network of the start: in one that shrank they would be among fewer
+                    self._share = self._shares()
                 worth = self._current_worth()
                 value = self.gates.value.detach().cpu()
-                value = worth - self._handicap + THRESHOLD if self.taken == self.warmup_steps else value + worth - self._worth
+                value = worth - self._handicap + THRESHOLD if first else value + worth - self._worth
                 self._worth, self._rest = worth, self._project(value)
             self.gates.value.copy_(self._rest)  # also undoes what an optimiser's momentum does to resting gates
 
@@ -149,7 +154,8 @@ class Pas(Method):
         chosen = torch.from_numpy(index)
         axes = torch.from_numpy(before.problem.axis_index[index])[np.unique(self.problem.axis_index, return_index=True)[1]]
         self.taken, self.multiplier, self.judged, self._from = before.taken, before.multiplier, before.judged, before._from
-        self._second, self._worth, self._rest = before._second[chosen], before._worth[chosen], before._rest[chosen]
+        self._second, self._share = before._second[chosen], before._share[chosen]
+        self._worth, self._rest = before._worth[chosen], before._rest[chosen]
         self._scale = before._scale[axes]
         self._guard_widths = np.minimum(before._guard_widths[axes.numpy()], self._sizes.numpy())
         self._kept = min(before._kept, len(index))
@@ -160,6 +166,7 @@ class Pas(Method):
             "judged": torch.tensor(self.judged),
             "multiplier": torch.tensor(self.multiplier, dtype=torch.float64),
             "second": self._second,
+            "share": self._share,
             "worth": self._worth,
             "scale": self._scale,
             "rest": self._rest,
@@ -167,8 +174,8 @@ class Pas(Method):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken, self.multiplier, self.judged = int(state["taken"]), float(state["multiplier"]), bool(state["judged"])
-        self._second, self._worth = state["second"].clone(), state["worth"].clone()
-        self._scale, self._rest = state["scale"].clone(), state["rest"].clone()
+        self._second, self._share = state["second"].clone(), state["share"].clone()
+        self._worth, self._scale, self._rest = state["worth"].clone(), state["scale"].clone(), state["rest"].clone()
 
     def target(self) -> float:
         """How far the target has fallen: 0 at the cost of the start, 1 at the budget."""
@@ -195,21 +202,22 @@ class Pas(Method):
         if self.taken <= self.warmup_steps and not self.judged:
             self._second += square
 
-    def _current_worth(self) -> Tensor:
-        """log(second moment) - log(cost) - scarcity log(rank / size of the axis) of each free channel, with mean zero."""
-        second = self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38))
-        now = self.open() if self.follow else np.ones(self.problem.signature.channels, dtype=bool)
-        worth = second.log() - self.problem.cost_per_axis(now).log().float()[self._axis] - self.scarcity * self._share(second).log()
-        return worth - worth.mean()
+    def _floored(self) -> Tensor:
+        """The second moments (n,), none of them zero."""
+        return self._second.clamp_min(max(1e-8 * float(self._second.mean()), 1e-38))
 
-    def _share(self, value: Tensor) -> Tensor:
-        """Of each free channel the share of its axis that stays when it is the last one to stay: rank over size (n,)."""
-        share = torch.empty(len(value))
-        for a, size in enumerate(self._sizes.tolist()):
-            inside = (self._axis == a).nonzero().flatten()
-            rank = value[inside].argsort(descending=True, stable=True).argsort() + 1
-            share[inside] = rank / size
-        return share
+    def _shares(self) -> Tensor:
+        """Rank over size of the axis of each free channel (n,)."""
+        everywhere = np.full(self.problem.signature.channels, np.inf)
+        everywhere[self.problem.free] = self._floored().numpy()
+        return torch.from_numpy(shares(self.problem.widths, everywhere)[self.problem.free]).float()
+
+    def _current_worth(self) -> Tensor:
+        """log(second moment) - log(cost) - scarcity log(rank / size of the axis) of each free channel (n,), with mean zero."""
+        now = self.open() if self.follow else np.ones(self.problem.signature.channels, dtype=bool)
+        cost = self.problem.cost_per_axis(now).log().float()[self._axis]
+        worth = self._floored().log() - cost - self.scarcity * self._share.log()
+        return worth - worth.mean()
 
     def _project(self, value: Tensor) -> Tensor:
         """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""
