@@ -25,6 +25,7 @@ from pas.architecture import Architecture
 from pas.axes.signature import Axis, Signature
 from pas.config import Config, MethodConfig
 from pas.cost.macs import KINDS, build
+from pas.criteria import Batch
 from pas.data import Loader
 from pas.inspection import share
 from pas.keys import dense_key
@@ -41,17 +42,22 @@ T = TypeVar("T")
 
 FEWEST, MOST, SECONDS = 4, 12, 12.0
 """Steps of a stage that are run: as many as fit into so many seconds, within these bounds."""
+EXAMPLES = 32
+"""So many examples are shown to a method that judges by single ones."""
 
 
 @dataclass
 class Notes:
-    """What a rehearsal learns of a stage: its real length, and when each batch of the few steps was at hand."""
+    """What a rehearsal learns of a stage: its real length, when each batch of the few steps was at hand, and how long the
+    method looked at an example before the first step.
+    """
 
     batch_size: int = 0
     batches: int = 0
     steps: int = 0
     accumulate: int = 1
     ready: list[float] = field(default_factory=list)
+    example_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,15 @@ class Rehearsal(Setting):
 
     def loader(self, split: str, batch_size: int, *, train: bool, shared: bool = True) -> Loader:
         return Timed(super().loader(split, batch_size, train=train, shared=shared), self.device, self.notes)
+
+    def examples(self, batch_size: int) -> Iterator[Batch]:
+        """A few, to see how long one takes."""
+        x, y = next(super().loader("train", min(batch_size, EXAMPLES), train=True, shared=False).epoch(0))
+        began = time.perf_counter()
+        try:
+            yield x, y
+        finally:
+            self.notes.example_seconds = (time.perf_counter() - began) / len(y)
 
     def steps(self, recipe: Recipe, loader: Loader) -> int:
         notes = self.notes
@@ -114,8 +129,10 @@ def plan(setting: Setting, start: Architecture | None, source: Path | None = Non
     if named(config.method.name).learns:
         (search, _), searching = _rehearse("search", setting, lambda few: find(few, network, start))
     else:
-        search, _ = find(Rehearsal(**vars(setting), few=1), network, start)
-        searching = Stage("search", "none: this method decides before the first step")
+        once = Rehearsal(**vars(setting), few=1)
+        search, _ = find(once, network, start)
+        searching = Stage("search", "none: this method decides before the first step", example_seconds=once.notes.example_seconds)
+    searching = replace(searching, examples=min(search.method.samples, len(setting.data.train)))
     recipe = last_recipe(config, search)
     _, tuning = _rehearse("finetune", setting, lambda few: finetune(few, search.slice(), recipe, network))
     instead = _instead(config)
@@ -151,7 +168,8 @@ def _rehearse(name: str, setting: Setting, stage: Callable[[Rehearsal], T]) -> t
     few = max(FEWEST, min(MOST, round(SECONDS / first.step_seconds())))
     rehearsal = Rehearsal(**vars(setting), few=few)
     found, notes = stage(rehearsal), rehearsal.notes
-    return found, Stage(name, None, notes.batch_size, notes.batches, notes.steps, rehearsal.step_seconds())
+    return found, Stage(name, None, notes.batch_size, notes.batches, notes.steps, rehearsal.step_seconds(),
+                        example_seconds=notes.example_seconds)  # fmt: skip
 
 
 def _instead(config: Config) -> str | None:

@@ -38,6 +38,8 @@ FIELDS: dict[str, Any] = {
         "commit": (str, type(None)),
     },
 }
+BEFORE = {"split": "test", "settings": "", "variant": ""}
+"""What results say that were written before there was a choice."""
 BUDGETS = ("macs", "params", "latency")
 
 
@@ -72,7 +74,7 @@ def read_result(path: str | Path) -> dict[str, Any] | None:
         check_result(result)
     except PasError as error:
         raise PasError(f"{file.parent}: {error}") from error
-    return result
+    return {**BEFORE, **result}
 
 
 def _check(value: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:

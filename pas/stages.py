@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from pas import distributed, models, onnx
 from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig
+from pas.criteria import Batch
 from pas.data import Augment, Data, Loader, make_loader
 from pas.keys import dense_key
 from pas.parent import Parent, is_trained, read_parent, write_parent
@@ -52,6 +53,10 @@ class Setting:
         return make_loader(
             self.data, images, batch_size=batch_size, train=train, augment=augment, shared=shared, **common
         )
+
+    def examples(self, batch_size: int) -> Iterator[Batch]:
+        """Batches of training images for a method to judge channels by, the same on every process."""
+        return self.loader("train", batch_size, train=True, shared=False).epoch(0)
 
     def say(self, line: str) -> None:
         """A line for the person who waits."""
@@ -144,10 +149,13 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     random_seed(config.seed)
     search = search_of(setting, parent.to(setting.device), steps, start)
     began = time.monotonic()
-    search.calibrate(setting.loader("train", recipe.batch_size, train=True, shared=False).epoch(0), _plain_loss)
+    saved = setting.checkpoint(setting.tracker.run, "search")
+    if not (search.method.learns and saved is not None and distributed.from_leader(saved.exists)):  # else it has what data said
+        search.calibrate(setting.examples(recipe.batch_size), _plain_loss)
+    seconds = time.monotonic() - began
     if not search.method.learns:
-        return search, time.monotonic() - began
-    seconds, begin, optimizer = 0.0, 0, None
+        return search, seconds
+    begin, optimizer = 0, None
     for part, share in enumerate([*sorted(config.options.shrink), 1.0]):
         until = round(share * steps)
         if part:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from results import RESULT
 
-from pas import cli, models, plan
+from pas import cli, data, models, plan
 from pas.compose import compose
 from pas.cost.macs import macs
 from pas.keys import dense_key, run_key, variant
@@ -17,7 +19,7 @@ from pas.pipeline import rehearse
 from pas.runs import run_folder
 from pas.surgery.forms import signature
 
-# 144 of 160 images to train on: 9 batches of 16
+# 160 images to train on: 10 batches of 16
 SMALL = ["data.subset=160", "data.image_size=16", "hardware.threads=1"]
 BATCHES = ["train.dense.batch_size=16", "train.search.batch_size=16", "train.finetune.batch_size=16"]
 
@@ -42,7 +44,7 @@ def test_the_default_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
     assert code == 0, err
     # 1797 digits less 359 to test and 144 to validate with; 20 whole batches of 64; 12, 6 and 8 epochs
     assert lines["data"] == ["1294 training images, 1 x 32 x 32 each"]
-    dense, search, finetune = lines["training"]
+    dense, search, judging, finetune = lines["training"]
     assert dense.startswith("dense: 240 steps of 64 images, 20 an epoch, ")
     assert search.startswith("search: 120 steps of 64 images, 20 an epoch, ")
     assert finetune.startswith("finetune: 160 steps of 64 images, 20 an epoch, ")
@@ -51,6 +53,7 @@ def test_the_default_run(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
     # the input: 1 of 1 + 16 + 16 + 32 + 32 + 3 * 48 + 64 + 10 channels; the logits: 10
     assert lines["frozen"][0].startswith("2 axes hold 3.5 % of channels, ")
     assert lines["folder"] == [f"runs/{run_key(compose())}", "new"]
+    assert "before that, 1024 examples judge the channels: " in f"{search} {judging}"
     assert "MiB" in lines["memory"][0]
     assert "of training" in lines["time"][0]
     assert not list(tmp_path.iterdir())
@@ -63,6 +66,9 @@ def test_numbers_of_a_plan(tmp_path: Path) -> None:
     stages = [(stage.name, stage.batches, stage.steps) for stage in found.stages]
     assert stages == [("dense", 10, 30), ("search", 10, 20), ("finetune", 10, 50)]
     assert all(stage.step_seconds > 0 for stage in found.stages)
+    _, searching, tuning = found.stages
+    assert (searching.examples, tuning.examples) == (160, 0)  # all that there are
+    assert searching.seconds == 160 * searching.example_seconds + 20 * searching.step_seconds > 20 * searching.step_seconds
     network = models.create("repvgg_nano", num_classes=10, in_chans=1)
     sig = signature(network, torch.zeros(1, 1, 16, 16))
     eight = sig.dense()
@@ -85,6 +91,20 @@ def test_steps_are_timed_without_the_first_and_the_last() -> None:
     notes = plan.Notes(accumulate=2, ready=[0, 50, 100, 101, 102, 103, 104, 105])
     setting = dict.fromkeys(("config", "tracker", "data", "device", "console"))
     assert plan.Rehearsal(**setting, few=4, notes=notes).step_seconds() == 2
+
+
+def test_examples_are_timed_apart_from_steps() -> None:
+    """A method that takes a second for each of its examples takes 32 for those that it is shown, and no step is longer for it."""
+    config = compose([*SMALL, *BATCHES])
+    found = data.load("digits", image_size=16, subset=160)
+    setting = plan.Rehearsal(config, None, found, torch.device("cpu"), None, few=4)
+    clock = itertools.count(0, 32)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(time, "perf_counter", lambda: next(clock))
+        (shown,) = setting.examples(64)
+    assert len(shown[1]) == 32
+    assert setting.notes.example_seconds == 1
+    assert not setting.notes.ready
 
 
 def test_what_is_there_already(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -74,8 +74,10 @@ class Method(ABC):
             the search on the fine-tuning.
         inherits: whether the searched network keeps the weights of the dense one, or starts from scratch.
         lands: whether an export moves gates until the budget's band is met.
+        samples: how many examples `calibrate` looks at, one after the other.
     """
 
+    samples: int = 0
     learns: bool = True
     inherits: bool = True
     lands: bool = True

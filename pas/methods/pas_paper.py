@@ -69,6 +69,7 @@ class PasPaper(Method):
         self.both_sides, self.normalise = bool(both_sides), bool(normalise)
         self.guard, self.spread, self.initial = round(guard), spread, initial
         self.lands = bool(land)
+        self.samples = SAMPLES if spread else 0
         self.taken, self.multiplier = 0, 0.0
         self._axis = torch.from_numpy(problem.axis_index)
         self._sizes = torch.bincount(self._axis)
@@ -83,10 +84,10 @@ class PasPaper(Method):
         return super().wrap(backbone)
 
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
-        if not self.spread:
+        if not self.samples:
             return
         problem = self.problem
-        importance = taylor(self._backbone, problem.signature, problem.free, batches, loss, SAMPLES)
+        importance = taylor(self._backbone, problem.signature, problem.free, batches, loss, self.samples)
         values = []
         for axis in problem.widths.axes:
             rank = importance[axis.start : axis.start + axis.size].argsort(kind="stable").argsort(kind="stable")

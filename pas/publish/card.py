@@ -28,7 +28,7 @@ pipeline_tag: image-classification
 
 | | dense | searched |
 |---|---|---|
-| top-1 on the {result.get("split", "test")} split of {result["data"]}, % | {dense["top1"]:.2f} | {searched["top1"]:.2f} |
+| top-1 on the {result["split"]} split of {result["data"]}, % | {dense["top1"]:.2f} | {searched["top1"]:.2f} |
 | parameters | {human(dense["params"])} | {human(searched["params"])} |
 | MACs (multiply-adds, input {size}) | {human(dense["macs"])} | {human(searched["macs"])} |
 | latency, ms ({conditions}) | {dense["latency_ms"]:.3g} | {searched["latency_ms"]:.3g} |

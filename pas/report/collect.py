@@ -89,20 +89,21 @@ def cells(runs: Iterable[Finished]) -> list[Cell]:
         key = (
             result["model"],
             result["data"],
-            result.get("split", "test"),
+            result["split"],
             result["budget"]["kind"],
             result["method"],
-            result.get("settings", ""),
+            result["settings"],
             float(result["budget"]["target"]),
-            result.get("variant", ""),
+            result["variant"],
         )
         groups.setdefault(key, []).append(run)
-    several = Counter((key[:5]) for key in {key[:6] for key in groups})
-    return [
-        Cell(model, data, split, method, f"{method} {settings}" if several[key[:5]] > 1 else method, kind, target, tuple(members))
-        for key, members in sorted(groups.items())
-        for model, data, split, kind, method, settings, target, _ in [key]
-    ]
+    several = Counter(key[:5] for key in {key[:6] for key in groups})
+    found = []
+    for key, members in sorted(groups.items()):
+        model, data, split, kind, method, settings, target, _ = key
+        label = f"{method} {settings}" if several[key[:5]] > 1 else method
+        found.append(Cell(model, data, split, method, label, kind, target, tuple(members)))
+    return found
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
@@ -132,8 +133,7 @@ def _read(folder: Path) -> Finished:
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
-    row = {name: result[name] for name in ("run_key", "model", "data", "method", "seed")}
-    row |= {"split": result.get("split", "test"), "settings": result.get("settings")}
+    row = {name: result[name] for name in ("run_key", "model", "data", "split", "method", "seed", "settings")}
     row |= {f"budget_{name}": result["budget"][name] for name in ("kind", "target", "achieved", "dense")}
     for name in ("top1", "params", "macs", "latency_ms"):
         row[f"dense_{name}"] = result["dense"][name]

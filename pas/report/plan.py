@@ -40,7 +40,9 @@ class Range:
 
 @dataclass(frozen=True)
 class Stage:
-    """A training of so many optimiser steps and the seconds that one takes; `instead` says why there is none."""
+    """A training of so many optimiser steps and the seconds that one takes; `instead` says why there is none. Before it, channels
+    are judged by so many single examples.
+    """
 
     name: str
     instead: str | None = None
@@ -48,10 +50,16 @@ class Stage:
     batches: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    examples: int = 0
+    example_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return self.steps * self.step_seconds
+        return self.judging + self.steps * self.step_seconds
+
+    @property
+    def judging(self) -> float:
+        return self.examples * self.example_seconds
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def show(plan: Plan, console: Console) -> None:
     for one in plan.ranges:
         share = f"{_percent(one.target / one.dense)} of dense; possible: {human(one.smallest)} to {human(one.dense)}"
         lines.append(("budget", f"{human(one.target)} {UNITS[one.kind]}, {share}"))
-    lines += [("training", f"{stage.name}: {stage.instead or _length(stage)}") for stage in plan.stages]
+    lines += [("training", f"{stage.name}: {stage.instead or _length(stage)}{_judging(stage)}") for stage in plan.stages]
     total = _time(sum(stage.seconds for stage in plan.stages))
     lines.append(("time", f"{total} of training, at the speed of the few steps taken just now"))
     lines.append(("", "(reading the data, measuring at the end and the bundle come on top)"))
@@ -134,7 +142,11 @@ def _few(names: list[str]) -> str:
 
 def _length(stage: Stage) -> str:
     size = f"{stage.steps} steps of {stage.batch_size} images, {stage.batches} an epoch"
-    return f"{size}, {_time(stage.step_seconds)} each: {_time(stage.seconds)}"
+    return f"{size}, {_time(stage.step_seconds)} each: {_time(stage.steps * stage.step_seconds)}"
+
+
+def _judging(stage: Stage) -> str:
+    return f"; before that, {stage.examples} examples judge the channels: {_time(stage.judging)}" if stage.examples else ""
 
 
 def _percent(share: float) -> str:

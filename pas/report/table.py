@@ -19,7 +19,7 @@ UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     """Dense against searched, and where the figure and the bundle of the run are."""
     table = Table(
-        title=f"{result['model']} on {result['data']} ({result.get('split', 'test')}), method {result['method']}, seed {result['seed']}",
+        title=f"{result['model']} on {result['data']} ({result['split']}), method {result['method']}, seed {result['seed']}",
         title_justify="left",
     )
     table.add_column("")

@@ -38,6 +38,10 @@ class Checkpoint:
     def due(self, step: int, seconds_since_last: float) -> bool:
         return seconds_since_last >= self.seconds or (self.steps is not None and step % self.steps == 0)
 
+    def exists(self) -> bool:
+        """Whether a state was ever saved."""
+        return self.folder.exists() or _previous(self.folder).exists()
+
     def save(self, state: State) -> None:
         save(state, self.folder)
 
@@ -83,9 +87,9 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         PasError: the files are damaged, were changed, or are of a newer version.
     """
-    source = folder if folder.exists() else _previous(folder)
-    if not source.exists():
+    if not Checkpoint(folder).exists():
         return None
+    source = folder if folder.exists() else _previous(folder)
     try:
         record = parse_json((source / REST).read_bytes())
         if record["version"] > VERSION:
