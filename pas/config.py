@@ -5,44 +5,14 @@ Every field knows what it may be: a value outside of it is refused when a `Confi
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pas.amount import ALLOWED, parse
 from pas.errors import PasError
+from pas.rule import ABOVE_ZERO, BELOW_ONE, BUDGET, TEXT, at_least, check, checked_options, one_of, or_none, rule
 
-# Options of methods that are shares; all others only have to be finite and not negative.
-SHARES = ("warmup", "ramp", "hold", "memory", "floor")
-# Options of methods that are words.
-CHOICES = {"criterion": ("magnitude", "l1")}
 SPLITS = ("val", "test")
-
-
-def _rule(holds: Callable[[Any], bool], allowed: str) -> dict[str, Any]:
-    return {"holds": holds, "allowed": allowed}
-
-
-def _at_least(low: float) -> dict[str, Any]:
-    return _rule(lambda value: low <= value < math.inf, f"a number of at least {low}")
-
-
-def _one_of(*choices: str | None) -> dict[str, Any]:
-    return _rule(lambda value: value in choices, "one of " + ", ".join("null" if c is None else c for c in choices))
-
-
-def _or_none(rule: dict[str, Any]) -> dict[str, Any]:
-    return _rule(lambda value: value is None or rule["holds"](value), f"{rule['allowed']}, or null")
-
-
-ABOVE_ZERO = _rule(lambda value: 0 < value < math.inf, "a number above 0")
-BELOW_ONE = _rule(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
-TEXT = _rule(lambda value: bool(str(value).strip()), "a name")
-
-
-BUDGET = _or_none(_rule(lambda value: parse(value) is not None, ALLOWED))
 
 
 @dataclass(kw_only=True)
@@ -54,7 +24,7 @@ class ModelConfig:
     pretrained: bool = False
     weights: str | None = None
     entry: str | None = field(
-        default=None, metadata=_or_none(_rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v) is not None, "package.module:function"))
+        default=None, metadata=or_none(rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v) is not None, "package.module:function"))
     )
 
 
@@ -67,13 +37,13 @@ class DataConfig:
 
     name: str = field(metadata=TEXT)
     root: str | None = None
-    image_size: int | None = field(default=None, metadata=_or_none(_at_least(4)))
+    image_size: int | None = field(default=None, metadata=or_none(at_least(4)))
     val_fraction: float = field(metadata=BELOW_ONE)
-    split: str = field(default="test", metadata=_one_of(*SPLITS))
-    subset: int | None = field(default=None, metadata=_or_none(_at_least(1)))
-    crop_padding: int = field(metadata=_at_least(0))
+    split: str = field(default="test", metadata=one_of(*SPLITS))
+    subset: int | None = field(default=None, metadata=or_none(at_least(1)))
+    crop_padding: int = field(metadata=at_least(0))
     flip: bool
-    cutout: int = field(metadata=_at_least(0))
+    cutout: int = field(metadata=at_least(0))
 
 
 @dataclass(kw_only=True)
@@ -109,40 +79,40 @@ class BudgetConfig:
 class CostConfig:
     """How latency is measured at the end: median of `repeats` batches of `batch` images, after `warmup` of them."""
 
-    runtime: str = field(metadata=_one_of("onnxruntime", "torch"))
-    batch: int = field(metadata=_at_least(1))
-    threads: int = field(metadata=_at_least(1))
-    repeats: int = field(metadata=_at_least(3))
-    warmup: int = field(metadata=_at_least(0))
+    runtime: str = field(metadata=one_of("onnxruntime", "torch"))
+    batch: int = field(metadata=at_least(1))
+    threads: int = field(metadata=at_least(1))
+    repeats: int = field(metadata=at_least(3))
+    warmup: int = field(metadata=at_least(0))
 
 
 @dataclass(kw_only=True)
 class RecipeConfig:
     """One training; the fields are those of `pas.train.Recipe`. The last three follow the hardware unless a stage sets its own."""
 
-    epochs: int = field(metadata=_at_least(0))
-    batch_size: int = field(metadata=_at_least(1))
+    epochs: int = field(metadata=at_least(0))
+    batch_size: int = field(metadata=at_least(1))
     optimizer: str = field(metadata=TEXT)
     lr: float = field(metadata=ABOVE_ZERO)
     momentum: float = field(default=0.9, metadata=BELOW_ONE)
-    weight_decay: float = field(metadata=_at_least(0))
-    schedule: str = field(metadata=_one_of("cosine", "step", "none"))
-    warmup_epochs: float = field(default=0.0, metadata=_at_least(0))
-    min_lr: float = field(default=0.0, metadata=_at_least(0))
+    weight_decay: float = field(metadata=at_least(0))
+    schedule: str = field(metadata=one_of("cosine", "step", "none"))
+    warmup_epochs: float = field(default=0.0, metadata=at_least(0))
+    min_lr: float = field(default=0.0, metadata=at_least(0))
     label_smoothing: float = field(default=0.0, metadata=BELOW_ONE)
-    mixup: float = field(default=0.0, metadata=_at_least(0))
-    cutmix: float = field(default=0.0, metadata=_at_least(0))
+    mixup: float = field(default=0.0, metadata=at_least(0))
+    cutmix: float = field(default=0.0, metadata=at_least(0))
     ema: float = field(default=0.0, metadata=BELOW_ONE)
-    clip_grad: float = field(default=0.0, metadata=_at_least(0))
-    accumulate: int = field(default=1, metadata=_at_least(1))
+    clip_grad: float = field(default=0.0, metadata=at_least(0))
+    accumulate: int = field(default=1, metadata=at_least(1))
     milestones: list[float] = field(
         default_factory=lambda: [0.5, 0.75],
-        metadata=_rule(lambda v: all(0 < x < 1 for x in v) and sorted(v) == list(v), "rising shares of the steps between 0 and 1"),
+        metadata=rule(lambda v: all(0 < x < 1 for x in v) and sorted(v) == list(v), "rising shares of the steps between 0 and 1"),
     )
     decay_norms: bool = False
-    distill: float = field(default=0.0, metadata=_rule(lambda v: 0 <= v <= 1, "a number from 0 to 1"))
+    distill: float = field(default=0.0, metadata=rule(lambda v: 0 <= v <= 1, "a number from 0 to 1"))
     temperature: float = field(default=4.0, metadata=ABOVE_ZERO)
-    precision: str = field(default="${hardware.precision}", metadata=_one_of("fp32", "bf16"))
+    precision: str = field(default="${hardware.precision}", metadata=one_of("fp32", "bf16"))
     channels_last: bool = "${hardware.channels_last}"  # type: ignore[assignment]
     compile: bool = "${hardware.compile}"  # type: ignore[assignment]
 
@@ -165,11 +135,11 @@ class OptionsConfig:
     """
 
     keep: list[str] = field(default_factory=list)
-    min_width: int = field(metadata=_at_least(1))
-    round_to: int = field(metadata=_at_least(1))
+    min_width: int = field(metadata=at_least(1))
+    round_to: int = field(metadata=at_least(1))
     start: str | None = None
     shrink: list[float] = field(
-        default_factory=list, metadata=_rule(lambda v: all(0 < x < 1 for x in v), "a list of shares between 0 and 1")
+        default_factory=list, metadata=rule(lambda v: all(0 < x < 1 for x in v), "a list of shares between 0 and 1")
     )
 
 
@@ -177,16 +147,16 @@ class OptionsConfig:
 class TaskConfig:
     """What is learnt."""
 
-    name: str = field(metadata=_one_of("classification"))
+    name: str = field(metadata=one_of("classification"))
 
 
 @dataclass(kw_only=True)
 class LoggerConfig:
     """A tracker that mirrors `metrics.jsonl`, or none. `group` gathers runs there; null means the run's name without its seed."""
 
-    name: str | None = field(default=None, metadata=_one_of("wandb", None))
+    name: str | None = field(default=None, metadata=one_of("wandb", None))
     project: str = field(default="pas", metadata=TEXT)
-    mode: str = field(default="offline", metadata=_one_of("offline", "online", "disabled"))
+    mode: str = field(default="offline", metadata=one_of("offline", "online", "disabled"))
     group: str | None = None
 
 
@@ -197,11 +167,11 @@ class HardwareConfig:
     all, as in one; otherwise each sees its own. `precision`, `channels_last` and `compile` are what the three stages of
     `train` use unless they say otherwise, and thereby part of a run's key; the others are not."""
 
-    device: str = field(metadata=_rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None, "auto, cpu, cuda or cuda:N"))
-    threads: int = field(metadata=_at_least(0))
-    workers: int = field(metadata=_at_least(0))
-    checkpoint_seconds: float = field(metadata=_at_least(0))
-    precision: str = field(metadata=_one_of("fp32", "bf16"))
+    device: str = field(metadata=rule(lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v) is not None, "auto, cpu, cuda or cuda:N"))
+    threads: int = field(metadata=at_least(0))
+    workers: int = field(metadata=at_least(0))
+    checkpoint_seconds: float = field(metadata=at_least(0))
+    precision: str = field(metadata=one_of("fp32", "bf16"))
     channels_last: bool
     compile: bool
     sync_norm: bool
@@ -234,11 +204,11 @@ class Config:
         default_factory=LoggerConfig
     )  # logger=null is no choice, so the class's own values stand
     paths: PathsConfig
-    seed: int = field(metadata=_at_least(0))
+    seed: int = field(metadata=at_least(0))
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, "")
+        check(self, "")
         if self.model.name == "python" and self.model.entry is None:
             raise PasError("model=python needs model.entry=package.module:function")
         if self.budget.macs is None and self.budget.params is None:
@@ -246,9 +216,9 @@ class Config:
         for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):
             if recipe.epochs < 1:
                 raise PasError(f"train.{stage}.epochs={recipe.epochs}: must be a number of at least 1")
-        self.method.options = _checked_options(self.method.options, "method.options")
+        self.method.options = checked_options(self.method.options, "method.options")
         if self.method.source is not None:
-            self.method.source.options = _checked_options(self.method.source.options, "method.source.options")
+            self.method.source.options = checked_options(self.method.source.options, "method.source.options")
             if self.options.start is not None:
                 raise PasError(f"options.start: method={self.method.name} takes its widths from method.source; use method=given")
         if self.data.split == "val" and not self.data.val_fraction:
@@ -259,30 +229,3 @@ class Config:
             raise PasError("train.search.ema: an average over gates that open and close is no network; set train.finetune.ema")
         if self.train.dense.distill:
             raise PasError("train.dense.distill: the dense parent has no teacher; set it for train.search or train.finetune")
-
-
-def _check(node: Any, path: str) -> None:
-    for one in fields(node):
-        value = getattr(node, one.name)
-        if is_dataclass(value):
-            _check(value, f"{path}{one.name}.")
-        elif one.metadata and not one.metadata["holds"](value):
-            raise PasError(f"{path}{one.name}={value}: must be {one.metadata['allowed']}")
-
-
-def _checked_options(options: dict[str, Any], path: str) -> dict[str, Any]:
-    """The options of a method, numbers as floats: 1 and 1.0 make the same run."""
-    checked = {}
-    for name, value in options.items():
-        if name in CHOICES:
-            if value not in CHOICES[name]:
-                raise PasError(f"{path}.{name}={value}: must be one of {', '.join(CHOICES[name])}")
-            checked[name] = value
-            continue
-        high = 1 if name in SHARES else math.inf
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 <= value <= high or value == math.inf:
-            allowed = "a number from 0 to 1" if name in SHARES else "a number of at least 0"
-            raise PasError(f"{path}.{name}={value}: must be {allowed}")
-        checked[name] = float(value)
-    return checked

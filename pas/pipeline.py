@@ -28,6 +28,7 @@ from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
 from pas.keys import method_label, run_key, settings, source_of, variant
+from pas.parent import Parent
 from pas.plan import Plan, plan
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
@@ -36,7 +37,8 @@ from pas.report import figures
 from pas.result import read_result
 from pas.runs import Run, open_run, run_folder
 from pas.search import Search
-from pas.stages import Parent, Setting, dense_epochs, find, finetune, last_recipe, make, prepare
+from pas.setting import Setting
+from pas.stages import dense_epochs, find, finetune, last_recipe, make, prepare
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice

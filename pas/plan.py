@@ -34,7 +34,8 @@ from pas.report.plan import Held, Memory, Plan, Range, Stage
 from pas.result import read_result
 from pas.runs import Run, read_metrics
 from pas.search import Search
-from pas.stages import Setting, find, finetune, given, last_recipe, make, search_of, train_dense
+from pas.setting import Setting
+from pas.stages import find, finetune, given, last_recipe, make, search_of, train_dense
 from pas.train.checkpoint import Checkpoint
 from pas.train.recipe import Recipe
 

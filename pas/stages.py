@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from rich.console import Console
 from timm.utils import random_seed
 from torch import Tensor, nn
 
@@ -19,65 +17,17 @@ from pas import distributed, models, onnx
 from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig
-from pas.criteria import Batch
-from pas.data import Augment, Data, Loader, make_loader
+from pas.data import Data
 from pas.keys import dense_key
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search
+from pas.setting import Setting
 from pas.surgery.fuse import fuse
 from pas.tasks import classification
-from pas.tracking import Tracker
-from pas.train.checkpoint import Checkpoint, random_state, set_random_state
+from pas.train.checkpoint import random_state, set_random_state
 from pas.train.loop import Loss, fit
 from pas.train.recipe import Recipe, weight_groups
-
-EVALUATION_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all stages of one run share."""
-
-    config: Config
-    tracker: Tracker
-    data: Data
-    device: torch.device
-    console: Console
-
-    def loader(self, split: str, batch_size: int, *, train: bool, shared: bool = True) -> Loader:
-        """Batches of one split: shuffled and augmented for training, and divided among the processes if `shared`."""
-        data, images = self.config.data, getattr(self.data, split)
-        augment = Augment(data.crop_padding, data.flip, data.cutout)
-        common: dict[str, Any] = {"seed": self.config.seed, "device": self.device, "workers": self.config.hardware.workers}
-        return make_loader(
-            self.data, images, batch_size=batch_size, train=train, augment=augment, shared=shared, **common
-        )
-
-    def examples(self, batch_size: int) -> Iterator[Batch]:
-        """Batches of training images for a method to judge channels by, the same on every process."""
-        return self.loader("train", batch_size, train=True, shared=False).epoch(0)
-
-    def say(self, line: str) -> None:
-        """A line for the person who waits."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def top1(self, network: nn.Module, precision: str) -> float:
-        """Top-1 on the split that results are measured on, in percent."""
-        loader = self.loader(self.config.data.split, EVALUATION_BATCH, train=False)
-        return classification.evaluate(network, loader, device=self.device, precision=precision).top1
-
-    def steps(self, recipe: Recipe, loader: Loader) -> int:
-        """Optimiser steps of a stage."""
-        return max(1, recipe.epochs * len(loader) // recipe.accumulate)
-
-    def checkpoint(self, run: Run, stage: str) -> Checkpoint | None:
-        """Where a stage of a run saves its state, and how often."""
-        return Checkpoint(run.checkpoint / stage, seconds=self.config.hardware.checkpoint_seconds)
-
-    def example(self) -> Tensor:
-        """An input of one image (1, C, H, W)."""
-        return torch.zeros(1, self.data.channels, self.data.image_size, self.data.image_size)
 
 
 def prepare(setting: Setting, start: Architecture | None) -> Parent:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pas import distributed
 from pas.allocate.landing import shares
+from pas.allocate.projection import best, common_shift
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem, axis_mean
@@ -222,38 +223,14 @@ class Pas(Method):
     def _project(self, value: Tensor) -> Tensor:
         """Shift all gates alike so that the open ones cost as much as target(t) allows, and no more."""
         margin = (value - THRESHOLD).numpy().copy()  # the multiplier at which each gate closes
-        margin[self._guard(value)] = np.inf
-        order = np.argsort(-margin, kind="stable")
-        low = self._most_that_fit(order, int(np.isinf(margin).sum()))
-        closing = float(margin[order[low]]) if low < len(order) else -np.inf
-        staying = float(margin[order[low - 1]])
-        if low == len(order):
-            shift = staying - EDGE if np.isfinite(staying) else 0.0
-        else:
-            inside = [m for m in (closing, staying) if np.isfinite(m)]
-            shift = sum(inside) / len(inside)
+        margin[best(value.numpy(), self.problem.axis_index, self._guard_widths)] = np.inf
+        shift, kept = common_shift(margin, self._fits, self._kept, EDGE)
         self.multiplier += shift
+        self._kept = len(kept)
         moved = value - shift
-        is_open = torch.zeros(len(order), dtype=torch.bool)
-        is_open[torch.from_numpy(order[:low])] = True
+        is_open = torch.zeros(len(value), dtype=torch.bool)
+        is_open[torch.from_numpy(kept)] = True
         return torch.where(is_open, moved.clamp_min(THRESHOLD + EDGE), moved.clamp(THRESHOLD - self.reach, THRESHOLD))
-
-    def _most_that_fit(self, order: np.ndarray, least: int) -> int:
-        """How many channels, best first, the target allows. The search gallops away from the last answer: it moves
-        little.
-        """
-        low, high, stride = least, len(order), 1
-        guess = min(max(self._kept, low), high)
-        while low < high:
-            if self._fits(order[:guess]):
-                low, guess = guess, guess + stride
-            else:
-                high, guess = guess - 1, guess - stride
-            stride *= 2
-            if not low < guess <= high:
-                guess = (low + high + 1) // 2
-        self._kept = low
-        return low
 
     def _fits(self, kept: np.ndarray) -> bool:
         mask = np.ones(self.problem.signature.channels, dtype=bool)
@@ -264,14 +241,6 @@ class Pas(Method):
             limit.cost.at(mask) <= first + (limit.target - first) * fallen
             for limit, first in zip(self.problem.limits.each, self._from, strict=True)
         )
-
-    def _guard(self, value: Tensor) -> np.ndarray:
-        """Numbers of the free channels that can't close: the best of each axis."""
-        axis = self._axis.numpy()
-        order = np.lexsort((-value.numpy(), axis))  # axis after axis, best first
-        start = np.cumsum(np.concatenate([[0], self._sizes.numpy()[:-1]]))
-        rank = np.arange(len(order)) - start[axis[order]]
-        return order[rank < self._guard_widths[axis[order]]]
 
     def _guards(self, floor: float) -> np.ndarray:
         """The guarded width of each axis; when the budget is too small for the floor, the least legal widths."""
