@@ -20,6 +20,9 @@ COMMON = ("experiment=fashion_mnist_repvgg",)
 PAPER = ("experiment=[fashion_mnist_repvgg,pas_paper]", "train.finetune.epochs=11", "options.round_to=4")
 """Nine epochs of search, then the published steps of the learning rate; widths on the same grid as in all rows."""
 
+EARLY = ("train.dense.epochs=8", "train.finetune.epochs=28", "train.finetune.lr=0.1")
+"""As many epochs in all, but most of them after the cut."""
+
 MAIN = Experiment(
     folder=HERE,
     common=COMMON,
@@ -32,6 +35,9 @@ MAIN = Experiment(
         "global magnitude": ("method=magnitude",),
         "pas's widths, random channels": ("method=random",),
         "pas's widths, from scratch": ("method=scratch",),
+        "pas, cut early": ("method=pas", *EARLY),
+        "one-shot Taylor, cut early": ("method=taylor", *EARLY),
+        "uniform, L1, cut early": ("method=uniform", "method.options.criterion=l1", *EARLY),
     },
     cells={"0.5": ("budget.macs=0.5",), "0.25": ("budget.macs=0.25",)},
     seeds=(0, 1, 2),
