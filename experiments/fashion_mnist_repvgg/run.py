@@ -2,6 +2,7 @@
 
     python experiments/fashion_mnist_repvgg/run.py main        # test split, seeds 0, 1, 2
     python experiments/fashion_mnist_repvgg/run.py ablation    # validation split, seeds 10, 11: what was decided from
+    python experiments/fashion_mnist_repvgg/run.py schedule    # the same for where the epochs go
 
 Two processes of one thread each; `--processes N` for more. Started again, it does what is missing and prints the table.
 """
@@ -20,6 +21,7 @@ COMMON = ("experiment=fashion_mnist_repvgg",)
 PAPER = ("experiment=[fashion_mnist_repvgg,pas_paper]", "train.finetune.epochs=11", "options.round_to=4")
 """Nine epochs of search, then the published steps of the learning rate; widths on the same grid as in all rows."""
 
+SCRATCH = ("method=scratch", "method@method.source=uniform")
 EARLY = ("train.dense.epochs=8", "train.finetune.epochs=28", "train.finetune.lr=0.1")
 """As many epochs in all, but most of them after the cut."""
 
@@ -29,7 +31,7 @@ MAIN = Experiment(
     rows={
         "pas": ("method=pas",),
         "pas_paper": PAPER,
-        "uniform, from scratch": ("method=scratch", "method@method.source=uniform"),
+        "uniform, from scratch": SCRATCH,
         "uniform, L1": ("method=uniform", "method.options.criterion=l1"),
         "one-shot Taylor": ("method=taylor",),
         "global magnitude": ("method=magnitude",),
@@ -63,14 +65,31 @@ ABLATION = Experiment(
         "one-shot Taylor, cost counted anew": ("method=taylor", "method.options.recost=20"),
         "one-shot Taylor": ("method=taylor",),
         "uniform, L1": ("method=uniform", "method.options.criterion=l1"),
-        "uniform, from scratch": ("method=scratch", "method@method.source=uniform"),
-        "pas, fine-tuning at 0.1": ("method=pas", "train.finetune.lr=0.1"),
-        "one-shot Taylor, fine-tuning at 0.1": ("method=taylor", "train.finetune.lr=0.1"),
+        "uniform, from scratch": SCRATCH,
     },
     cells={"0.25": ("budget.macs=0.25",)},
     seeds=(10, 11),
 )
 
+SCHEDULE = Experiment(
+    folder=HERE / "schedule",
+    common=ABLATION.common,
+    rows={
+        "pas": ("method=pas",),
+        "pas, search on the fine-tuning's schedule": (
+            "method=pas", "train.search.lr=0.05", "train.finetune.lr=0.045", "train.finetune.warmup_epochs=0"
+        ),
+        "pas, 2 + 18 epochs": ("method=pas", "train.search.epochs=2", "train.finetune.epochs=18"),
+        "pas, fine-tuning at 0.1": ("method=pas", "train.finetune.lr=0.1"),
+        "pas, cut early": ("method=pas", *EARLY),
+        "one-shot Taylor": ("method=taylor",),
+        "one-shot Taylor, cut early": ("method=taylor", *EARLY),
+        "uniform, from scratch": SCRATCH,
+    },
+    cells={"0.5": ("budget.macs=0.5",), "0.25": ("budget.macs=0.25",)},
+    seeds=(10, 11),
+)  # fmt: skip
+
 
 if __name__ == "__main__":
-    main(__doc__, {"main": MAIN, "ablation": ABLATION})
+    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE})
