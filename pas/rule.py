@@ -15,7 +15,6 @@ SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 CHOICES = {"criterion": ("magnitude", "l1")}
 """Options of methods that are words."""
 
-
 Rule = dict[str, Any]
 
 

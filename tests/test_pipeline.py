@@ -250,11 +250,13 @@ def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     assert strip(run(config, Console(quiet=True))) == strip(result)
     assert losses(run_folder(config)) == losses(run_folder(compose(short(whole, *words))))
     assert result["searched"]["macs"] <= 0.3 * result["dense"]["macs"]
-    plain = compose(short(whole, "budget.macs=0.3"))
-    run(plain, Console(quiet=True))
-    for stage in ("search", "finetune"):
-        distilled, alone = ([row for row in losses(folder) if row[0] == stage] for folder in (run_folder(config), run_folder(plain)))
-        assert distilled[0] != alone[0], stage
+    alone, plain = ([*words, "train.finetune.distill=0"], ["budget.macs=0.3"])
+    for more in (alone, plain):
+        run(compose(short(whole, *more)), Console(quiet=True))
+    both, searching, neither = (losses(run_folder(compose(short(whole, *more)))) for more in (words, alone, plain))
+    assert [row for row in both if row[0] == "search"] == [row for row in searching if row[0] == "search"]
+    assert [row for row in both if row[0] == "finetune"] != [row for row in searching if row[0] == "finetune"]
+    assert both[0] != neither[0]  # the first row of the search, from the same weights
 
 
 def test_scratch_starts_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

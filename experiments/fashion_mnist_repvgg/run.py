@@ -3,6 +3,7 @@
     python experiments/fashion_mnist_repvgg/run.py main        # test split, seeds 0, 1, 2
     python experiments/fashion_mnist_repvgg/run.py ablation    # validation split, seeds 10, 11: what was decided from
     python experiments/fashion_mnist_repvgg/run.py schedule    # the same for where the epochs go
+    python experiments/fashion_mnist_repvgg/run.py early       # test split: the rows that cut after 8 epochs
 
 Two processes of one thread each; `--processes N` for more. Started again, it does what is missing and prints the table.
 """
@@ -37,12 +38,22 @@ MAIN = Experiment(
         "global magnitude": ("method=magnitude",),
         "pas's widths, random channels": ("method=random",),
         "pas's widths, from scratch": ("method=scratch",),
-        "pas, cut early": ("method=pas", *EARLY),
-        "one-shot Taylor, cut early": ("method=taylor", *EARLY),
-        "uniform, L1, cut early": ("method=uniform", "method.options.criterion=l1", *EARLY),
     },
     cells={"0.5": ("budget.macs=0.5",), "0.25": ("budget.macs=0.25",)},
     seeds=(0, 1, 2),
+)
+
+CUT_EARLY = Experiment(
+    folder=HERE,
+    common=COMMON,
+    rows={
+        "pas": MAIN.rows["pas"],
+        "pas, cut early": (*MAIN.rows["pas"], *EARLY),
+        "one-shot Taylor, cut early": (*MAIN.rows["one-shot Taylor"], *EARLY),
+        "uniform, L1, cut early": (*MAIN.rows["uniform, L1"], *EARLY),
+    },
+    cells=MAIN.cells,
+    seeds=MAIN.seeds,
 )
 
 OURS = ("method=pas_paper", "method.options.decay=0", "method.options.both_sides=1", "method.options.normalise=1",
@@ -72,7 +83,7 @@ ABLATION = Experiment(
 )
 
 SCHEDULE = Experiment(
-    folder=HERE / "schedule",
+    folder=ABLATION.folder,  # some of its runs are the ablation's
     common=ABLATION.common,
     rows={
         "pas": ("method=pas",),
@@ -92,4 +103,4 @@ SCHEDULE = Experiment(
 
 
 if __name__ == "__main__":
-    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE})
+    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "early": CUT_EARLY})

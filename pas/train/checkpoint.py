@@ -40,7 +40,7 @@ class Checkpoint:
 
     def exists(self) -> bool:
         """Whether a state was ever saved."""
-        return self.folder.exists() or _previous(self.folder).exists()
+        return _saved(self.folder) is not None
 
     def save(self, state: State) -> None:
         save(state, self.folder)
@@ -87,9 +87,9 @@ def load(folder: Path) -> dict[str, Any] | None:
     Raises:
         PasError: the files are damaged, were changed, or are of a newer version.
     """
-    if not Checkpoint(folder).exists():
+    source = _saved(folder)
+    if source is None:
         return None
-    source = folder if folder.exists() else _previous(folder)
     try:
         record = parse_json((source / REST).read_bytes())
         if record["version"] > VERSION:
@@ -166,6 +166,11 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {_decode(key, tensors): _decode(item, tensors) for key, item in content}
     items = [_decode(item, tensors) for item in content]
     return items if kind == "list" else tuple(items)
+
+
+def _saved(folder: Path) -> Path | None:
+    """Where the state that was saved last lies; None when there is none."""
+    return next((path for path in (folder, _previous(folder)) if path.exists()), None)
 
 
 def _aside(folder: Path) -> Path:
