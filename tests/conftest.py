@@ -1,11 +1,13 @@
 """Shared by all tests: few threads, and where real data is."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from forks import Forks
 
 matplotlib.use("Agg")
 # Tests are many small computations: on a busy machine threads only wait for each other.
@@ -27,3 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def data_root() -> Path:
     """The folder of the data sets, for tests marked `data`."""
     return Path(os.environ["PAS_DATA"])
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Processes of `pas` without the time of its imports."""
+    one = Forks()
+    yield one
+    one.close()

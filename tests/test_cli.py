@@ -1,4 +1,4 @@
-"""The `pas` command as a person meets it, in processes of its own; the main job on real digits, short."""
+"""The `pas` command as a person meets it; in forked processes where starting up is not the point. The main job on real digits, short."""
 
 import json
 import os
@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from pas import cli
 
 SHORT = (
     "data.subset=200", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
-    "cost.repeats=5", "cost.warmup=1", "hardware.threads=1",
+    "cost.repeats=5", "cost.warmup=1", "hardware.threads=1", "method.options.samples=8",
 )  # fmt: skip
 
 
@@ -101,15 +102,14 @@ def test_help_and_refusals_do_not_wait_for_torch(tmp_path: Path):
         (["search", "--lamda", "1"], "--lamda: there is no such option"),
     ],
 )
-def test_refused_in_one_line(arguments: list[str], words: str, tmp_path: Path):
-    assert words in refused(pas(*arguments, folder=tmp_path))
+def test_refused_in_one_line(arguments: list[str], words: str, forks: Forks, tmp_path: Path):
+    assert words in refused(forks.run(*arguments, folder=tmp_path))
     assert not list(tmp_path.iterdir())  # nothing was begun
 
 
-def test_wrong_model_is_refused_before_anything_is_trained(tmp_path: Path):
-    assert "no model is called 'resnet19': did you mean resnet1" in refused(
-        pas("search", "model=resnet19", folder=tmp_path)
-    )
+def test_wrong_model_is_refused_before_anything_is_trained(forks: Forks, tmp_path: Path):
+    run = forks.run("search", "model=resnet19", folder=tmp_path)
+    assert "no model is called 'resnet19': did you mean resnet1" in refused(run)
 
 
 def test_show_the_configuration(tmp_path: Path):
@@ -119,8 +119,8 @@ def test_show_the_configuration(tmp_path: Path):
     assert "macs: 0.25" in shown.stdout
 
 
-def test_inspect(tmp_path: Path):
-    run = pas("inspect", "resnet18", "--image-size", "64", "--json", folder=tmp_path)
+def test_inspect(forks: Forks, tmp_path: Path):
+    run = forks.run("inspect", "resnet18", "--image-size", "64", "--json", folder=tmp_path)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     sizes = {axis["name"]: axis["size"] for axis in found["axes"] if axis["prunable"]}
@@ -188,10 +188,10 @@ def test_inspect_refuses(words: list[str], told: str, capsys: pytest.CaptureFixt
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def sweep(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Two budgets, of which the first can't be met."""
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, pas("search", "-m", "budget.macs=0.001,0.5", *SHORT, folder=folder)
+    return folder, forks.run("search", "-m", "budget.macs=0.001,0.5", *SHORT, folder=folder, COLUMNS="120")
 
 
 def test_sweep_goes_on_after_a_failing_run(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
@@ -226,13 +226,13 @@ def test_finished_run_is_shown_at_once(sweep: tuple[Path, subprocess.CompletedPr
     assert again.stdout == before.stdout
 
 
-def test_evaluate_and_report_a_finished_run(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
+def test_evaluate_and_report_a_finished_run(forks: Forks, sweep: tuple[Path, subprocess.CompletedProcess[str]]):
     folder, _ = sweep
     result = json.loads(next(folder.glob("runs/*/result.json")).read_text())
-    run = pas("evaluate", f"runs/{result['run_key']}/bundle", "--data", "digits", folder=folder)
+    run = forks.run("evaluate", f"runs/{result['run_key']}/bundle", "--data", "digits", folder=folder)
     assert run.returncode == 0, run.stderr
     assert f"digits: top-1 {result['searched']['top1']:.2f} %" in run.stdout
-    run = pas("report", "runs", folder=folder)
+    run = forks.run("report", "runs", folder=folder)
     assert run.returncode == 0, run.stderr
     assert "runs/results.csv" in run.stdout.splitlines()
     assert all((folder / line).exists() for line in run.stdout.splitlines())

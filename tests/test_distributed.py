@@ -274,6 +274,7 @@ def test_a_refusal_is_one_line_of_one_process(words: list[str], reason: str, tmp
     assert reason in said[0]
 
 
+@pytest.mark.slow
 def test_a_run_in_use_ends_both(tmp_path: Path) -> None:
     words = [*SHORT, f"paths.runs={tmp_path / 'runs'}"]
     with open_run(compose(words)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -11,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from pas.compose import compose
 from pas.keys import dense_key
@@ -25,35 +25,27 @@ from pas.train.checkpoint import load
 SHORT = [
     "data.subset=200", "data.image_size=16", "train.dense.epochs=2", "train.search.epochs=2", "train.finetune.epochs=2",
     "cost.runtime=torch", "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.checkpoint_seconds=0",
+    "method.options.samples=8",
 ]  # fmt: skip
 DEAD = (-signal.SIGKILL, -signal.SIGALRM)
 
 
 class Server:
-    """`dying.py` in a process of its own."""
+    """`pas search`, short, in processes that may die."""
 
-    def __init__(self) -> None:
-        program = [sys.executable, str(Path(__file__).with_name("dying.py"))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.running: int | None = None
-        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    def __init__(self, forks: Forks) -> None:
+        self.forks = forks
 
     def start(self, runs: Path, *words: str, **how: object) -> int:
-        """Start `pas search` in the folder `runs` and return the number of its process. `how`: see `dying.py`."""
+        """Start one in the folder `runs` and return the number of its process. `how`: see `forks.py`."""
         flags, words = [word for word in words if word == "-m"], [word for word in words if word != "-m"]  # Hydra wants -m first
-        command = {"arguments": ["search", *flags, *SHORT, f"paths.runs={runs}", *words], "log": f"{runs}.log", **how}
-        if self.running is not None:  # a test failed in the meantime
-            os.kill(self.running, signal.SIGKILL)
-            self.end()
         Path(f"{runs}.log").unlink(missing_ok=True)
-        print(json.dumps(command), file=self.process.stdin, flush=True)
-        self.running = int(self.process.stdout.readline())
-        return self.running
+        arguments = ["search", *flags, *SHORT, f"paths.runs={runs}", *words]
+        return self.forks.start(arguments=arguments, folder=str(runs.parent), out=f"{runs}.log", err=f"{runs}.log", watch=str(runs), **how)
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
-        code, self.running = int(self.process.stdout.readline()), None
-        return code
+        return self.forks.end()
 
     def run(self, runs: Path, *words: str, **how: object) -> int:
         """Both."""
@@ -62,12 +54,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    one = Server()
-    yield one
-    one.process.stdin.close()
-    one.process.wait()
-    one.process.stdout.close()
+def server(forks: Forks) -> Server:
+    return Server(forks)
 
 
 @pytest.fixture(scope="module")

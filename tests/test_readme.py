@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -16,20 +17,15 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line]
 SHORT = ["data.subset=300", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.repeats=3", "cost.warmup=0",
-         "hardware.threads=1"]  # fmt: skip
+         "hardware.threads=1", "method.options.samples=8"]  # fmt: skip
 NEEDS_DATA = ("data=cifar10", "experiment=", "data=fashion_mnist")
 
 
-def pas(words: list[str], folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
-    return subprocess.run([sys.executable, "-m", "pas", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-
-
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory) -> Path:
+def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished default run (shortened), where the README's other commands find what they speak of."""
     folder = tmp_path_factory.mktemp("readme")
-    assert pas(["search", *SHORT], folder).returncode == 0
+    assert forks.run("search", *SHORT, folder=folder).returncode == 0
     package = folder / "package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -57,7 +53,7 @@ def test_make(command: str) -> None:
     assert ("pas search" if "search" in command else "pytest") in done.stdout
 
 
-def check(command: str, workplace: Path) -> None:
+def check(command: str, forks: Forks, workplace: Path) -> None:
     words = command.split()
     assert words[0] == "pas"
     if words[1] == "search":
@@ -70,14 +66,14 @@ def check(command: str, workplace: Path) -> None:
     run = next(workplace.glob("runs/repvgg_nano-digits-pas-macs0.5-*/bundle")).parent.relative_to(workplace)
     names = {"runs/RUN/bundle": f"{run}/bundle", "runs/OTHER": str(run)}
     words = [names.get(word, word) for word in words]
-    done = pas(words[1:], workplace)
+    done = forks.run(*words[1:], folder=workplace)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pas") and not any(word in c for word in NEEDS_DATA)])
-def test_command(command: str, workplace: Path) -> None:
-    check(command, workplace)
+def test_command(command: str, forks: Forks, workplace: Path) -> None:
+    check(command, forks, workplace)
 
 
 def heavy(command: str) -> list[pytest.MarkDecorator]:
@@ -88,8 +84,8 @@ def heavy(command: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "command", [pytest.param(c, marks=heavy(c)) for c in COMMANDS if c.startswith("pas") and any(word in c for word in NEEDS_DATA)]
 )
-def test_command_on_real_data(command: str, workplace: Path) -> None:
-    check(command, workplace)
+def test_command_on_real_data(command: str, forks: Forks, workplace: Path) -> None:
+    check(command, forks, workplace)
 
 
 def test_the_readme_shows_all_verbs() -> None:
