@@ -3,7 +3,8 @@
     python experiments/fashion_mnist_repvgg/run.py main        # test split, seeds 0, 1, 2
     python experiments/fashion_mnist_repvgg/run.py ablation    # validation split, seeds 10, 11: what was decided from
     python experiments/fashion_mnist_repvgg/run.py schedule    # the same for where the epochs go
-    python experiments/fashion_mnist_repvgg/run.py early       # test split: the rows that cut after 8 epochs
+    python experiments/fashion_mnist_repvgg/run.py early       # test split: `pas` that cuts after 8 epochs
+    python experiments/fashion_mnist_repvgg/run.py scarce      # test split, a tenth of the MACs: where the width decides
 
 Two processes of one thread each; `--processes N` for more. Started again, it does what is missing and prints the table.
 """
@@ -46,13 +47,16 @@ MAIN = Experiment(
 CUT_EARLY = Experiment(
     folder=HERE,
     common=COMMON,
-    rows={
-        "pas": MAIN.rows["pas"],
-        "pas, cut early": (*MAIN.rows["pas"], *EARLY),
-        "one-shot Taylor, cut early": (*MAIN.rows["one-shot Taylor"], *EARLY),
-        "uniform, L1, cut early": (*MAIN.rows["uniform, L1"], *EARLY),
-    },
+    rows={"pas": MAIN.rows["pas"], "pas, cut early": (*MAIN.rows["pas"], *EARLY)},
     cells=MAIN.cells,
+    seeds=MAIN.seeds,
+)
+
+SCARCE = Experiment(
+    folder=HERE,
+    common=COMMON,
+    rows={row: MAIN.rows[row] for row in ("pas", "uniform, from scratch", "uniform, L1", "one-shot Taylor")},
+    cells={"0.1": ("budget.macs=0.1",)},
     seeds=MAIN.seeds,
 )
 
@@ -103,4 +107,4 @@ SCHEDULE = Experiment(
 
 
 if __name__ == "__main__":
-    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "early": CUT_EARLY})
+    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "early": CUT_EARLY, "scarce": SCARCE})
