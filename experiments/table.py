@@ -106,8 +106,10 @@ def _restore(experiment: Experiment, config: Config) -> None:
     """Put a collected result where its run would be, so that it is found finished."""
     folder = run_folder(config)
     kept = experiment.folder / "results" / folder.name
-    if kept.is_dir() and not folder.exists():
-        shutil.copytree(kept, folder)
+    if (kept / "result.json").exists() and not folder.exists():
+        half = folder.with_name(f"{folder.name}.new")
+        shutil.copytree(kept, half, dirs_exist_ok=True)
+        half.rename(folder)
 
 
 def _collect(experiment: Experiment, config: Config) -> None:
@@ -116,8 +118,10 @@ def _collect(experiment: Experiment, config: Config) -> None:
         return
     target = experiment.folder / "results" / folder.name
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("result.json", "architecture.json"):
-        shutil.copy(folder / name, target / name)
+    for name in ("architecture.json", "result.json"):  # whole files only, and the one that says it is finished last
+        half = target / f".{name}.new"
+        shutil.copy(folder / name, half)
+        half.replace(target / name)
 
 
 def table(experiment: Experiment) -> str:

@@ -16,7 +16,8 @@ def parse(amount: object) -> float | None:
     if isinstance(amount, str):
         match = _TEXT.fullmatch(amount)
         number = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
-        return number if 0 < number < math.inf else None
+        least = 1.0 if match and match[2] else 0.0  # "0.0005 k" is no share
+        return number if least < number < math.inf else None
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < math.inf:
         return None
     return float(amount) if amount <= 1 or float(amount).is_integer() else None

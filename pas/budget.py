@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -81,9 +82,10 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
         target = number * dense if number <= 1 else number
         if target < least:
             frozen = [axis.name for axis in signature.axes if not axis.prunable]
+            share = math.ceil(1e4 * least / dense) / 1e4  # rounded up, so that what is named here isn't refused in turn
             raise PasError(
-                f"budget.{kind}={amount}: {human(target)} can't be reached; the smallest possible is {human(least)} "
-                f"({least / dense:.4f} of the dense {human(dense)}) with the minimum widths and {len(frozen)} frozen axes"
+                f"budget.{kind}={amount}: {human(target)} can't be reached; the smallest possible is {least} "
+                f"({share:.4f} of the dense {human(dense)}) with the minimum widths and {len(frozen)} frozen axes"
             )
         found.append(Limit(kind, cost, dense, min(target, dense)))
     return Limits(tuple(found))

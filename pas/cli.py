@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--data", required=True, metavar="NAME", help="digits, fashion_mnist, cifar10, cifar100 or imagefolder"
     )
+    evaluate.add_argument("--entry", metavar="package.module:function", help="what makes the dense network, where it was your own")
     evaluate.add_argument("--root", metavar="FOLDER", help="where the data is (default: the environment's PAS_DATA)")
 
     report = _verb(
@@ -186,7 +187,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from pas.publish.evaluate import evaluate
 
-    metrics = evaluate(options.bundle, options.data, options.root)
+    metrics = evaluate(options.bundle, options.data, options.root, options.entry)
     print(
         f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
     )

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pas.amount import human
-from pas.architecture import Architecture, read_architecture
+from pas.architecture import Architecture
 from pas.errors import PasError
-from pas.publish.bundle import read_config
+from pas.publish.bundle import architecture_of, read_config
 from pas.report import figures
 from pas.result import FILE, read_result
 
@@ -93,7 +93,7 @@ def difference(a: Path, b: Path) -> Difference:
 
 def read(path: Path) -> Side:
     """A side of the comparison from an `architecture.json`, a run's folder or a bundle."""
-    return Side(path, read_architecture(path), _costs(path) if path.is_dir() else None)
+    return Side(path, architecture_of(path), _costs(path) if path.is_dir() else None)
 
 
 def _costs(folder: Path) -> dict[str, float] | None:

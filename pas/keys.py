@@ -49,8 +49,10 @@ def variant(config: Config) -> str:
 
 
 def settings(config: Config) -> str:
-    """The same without the budget: equal for the points of a method's line in a figure."""
-    return _short({name: value for name, value in _identity(config).items() if name not in ("seed", "budget")})
+    """The same without the budget (its first limit, where it has several): equal for the points of a method's line in a figure."""
+    identity = {name: value for name, value in _identity(config).items() if name not in ("seed", "budget")}
+    _, *further = ((kind, amount) for kind, amount in asdict(config.budget).items() if amount is not None)
+    return _short({**identity, "budget": further} if further else identity)
 
 
 def _short(identity: dict[str, Any]) -> str:

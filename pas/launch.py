@@ -139,7 +139,8 @@ def _plan_all(jobs: Sequence[Config]) -> int:
             _plan(config)
         except PasError as error:
             failed += 1
-            print(f"pas: {error}", file=sys.stderr, flush=True)
+            if _shows():
+                print(f"pas: {error}", file=sys.stderr, flush=True)
     return 2 if failed else 0
 
 

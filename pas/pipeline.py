@@ -18,13 +18,12 @@ from timm.utils import random_seed
 from torch import Tensor, nn
 
 from pas import distributed, onnx
-from pas.architecture import Architecture, read_architecture
+from pas.architecture import Architecture
 from pas.config import Config
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
 from pas.data import Data, load
 from pas.data.loader import stable_seed
-from pas.disk import writing
 from pas.environment import environment
 from pas.errors import PasError
 from pas.keys import method_label, run_key, settings, source_of, variant
@@ -73,7 +72,7 @@ def rehearse(config: Config) -> Plan:
     setting = Setting(config, nowhere, _data(config), distributed.device(config.hardware.device), Console(quiet=True))
     source = source_of(config)
     if source is not None and read_result(run_folder(source)) is None:
-        return plan(setting, None, source=run_folder(source))
+        return plan(setting, None, first=rehearse(source))
     return plan(setting, _start(config, None))
 
 
@@ -102,7 +101,7 @@ def _start(config: Config, console: Console | None) -> Architecture | None:
         if distributed.from_leader(lambda: read_result(run_folder(source))) is None:
             say = console or Console(stderr=True)
             run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
-    return None if file is None else read_architecture(Path(file))
+    return None if file is None else bundle.architecture_of(Path(file))
 
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     small, tuned_for = finetune(setting, small, recipe, parent.network)
     wide = copy.deepcopy(small).cpu().double()
     exactness["slice_fuse"] = _error(wide, fuse(wide), images)
-    plain = fuse(small)
+    plain = _as_reloaded(fuse(small))
     top1 = setting.top1(plain, config.train.finetune.precision)
     plain.cpu().eval()
     seconds = {"prepare": parent.seconds, "search": searched_for, "finetune": tuned_for}
@@ -136,13 +135,22 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
         _publish(setting, plain, architecture, images, result)
         axes = search.signature.prunable
         names, dense = [axis.name for axis in axes], [axis.size for axis in axes]
-        with writing(this.figures):
-            figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
+        figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
         this.write_json("result.json", result)
         setting.tracker.finish(result)
         return result
 
     return distributed.from_leader(conclude)
+
+
+def _as_reloaded(network: nn.Module) -> nn.Module:
+    """The network with its tensors laid out in memory as a fresh one's: the layout decides the order in which convolutions sum.
+
+    `contiguous` would not do: weights of depth-wise and point-wise convolutions count as contiguous in either layout.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor.data)
+    return network
 
 
 def _fresh(setting: Setting) -> nn.Module:
@@ -162,7 +170,7 @@ def _result(
 ) -> dict[str, Any]:
     """The content of `result.json`, but for the exactness."""
     config, signature = setting.config, search.signature
-    dense, limit = signature.dense(), search.report()["budget"][0]
+    dense, limits = signature.dense(), search.report()["budget"]
     return {
         "schema": 1,
         "run_key": setting.tracker.run.key,
@@ -173,7 +181,8 @@ def _result(
         "seed": config.seed,
         "variant": variant(config),
         "settings": settings(config),
-        "budget": {name: limit[name] for name in ("kind", "target", "achieved", "dense", "open")},
+        "budget": limits[0],
+        "limits": limits,
         "dense": {
             "top1": parent.top1,
             "params": params(signature, dense),

@@ -21,6 +21,7 @@ import torch
 from timm.utils import random_seed
 from torch import Tensor
 
+from pas import distributed
 from pas.architecture import Architecture
 from pas.axes.signature import Axis, Signature
 from pas.config import Config, MethodConfig
@@ -35,7 +36,7 @@ from pas.result import read_result
 from pas.runs import Run, read_metrics
 from pas.search import Search
 from pas.setting import Setting
-from pas.stages import find, finetune, given, last_recipe, make, search_of, train_dense
+from pas.stages import find, finetune, given, last_recipe, make, refuse_early, search_of, train_dense
 from pas.train.checkpoint import Checkpoint
 from pas.train.recipe import Recipe
 
@@ -94,10 +95,11 @@ class Rehearsal(Setting):
         """A few, to see how long one takes."""
         x, y = next(super().loader("train", min(batch_size, EXAMPLES), train=True, shared=False).epoch(0))
         began = time.perf_counter()
-        try:
-            yield x, y
-        finally:
-            self.notes.example_seconds = (time.perf_counter() - began) / len(y)
+        for number in range(1, len(y) + 1):
+            try:
+                yield x[number - 1 : number], y[number - 1 : number]
+            finally:  # a method that has seen enough asks for no more
+                self.notes.example_seconds = (time.perf_counter() - began) / number
 
     def steps(self, recipe: Recipe, loader: Loader) -> int:
         notes = self.notes
@@ -114,19 +116,19 @@ class Rehearsal(Setting):
         return (ready[-1] - ready[1]) / (len(ready) - 2)
 
 
-def plan(setting: Setting, start: Architecture | None, source: Path | None = None) -> Plan:
+def plan(setting: Setting, start: Architecture | None, first: Plan | None = None) -> Plan:
     """Rehearse the stages of a run. Raises PasError for what the run would refuse, such as a budget out of reach.
 
-    `start`: what the search starts from. `source`: the folder of a run that has to come first, for its widths; uniform ones
-    stand in for them.
+    `start`: what the search starts from. `first`: a run that has to come before it, for its widths; uniform ones stand in for them.
     """
     config = setting.config
     before = _peak(setting.device)
     random_seed(config.seed)
     network = make(config, setting.data)
-    if source is not None:
+    if first is not None:
         uniform = MethodConfig(name="uniform", options=dict(DEFAULTS["uniform"]))
         start = search_of(replace(setting, config=replace(config, method=uniform)), network, 1, None).architecture
+    refuse_early(setting, network, start)
     if named(config.method.name).learns:
         (search, _), searching = _rehearse("search", setting, lambda few: find(few, network, start))
     else:
@@ -136,7 +138,7 @@ def plan(setting: Setting, start: Architecture | None, source: Path | None = Non
     searching = replace(searching, examples=min(search.method.samples, len(setting.data.train)))
     recipe = last_recipe(config, search)
     _, tuning = _rehearse("finetune", setting, lambda few: finetune(few, search.slice(), recipe, network))
-    instead = _instead(config)
+    instead = _instead(config, first)
     if instead is None:
         _, dense = _rehearse("dense", setting, lambda few: train_dense(few, copy.deepcopy(network), few.tracker.run))
     else:
@@ -158,7 +160,8 @@ def plan(setting: Setting, start: Architecture | None, source: Path | None = Non
         stages=(dense, searching, tuning),
         memory=Memory(after, after > before, setting.device.type == "cuda"),
         folder=setting.tracker.run.folder,
-        state=_state(setting.tracker.run.folder) if source is None else f"after {source.name}, whose widths it takes",
+        state=_state(setting.tracker.run.folder) if first is None else f"after {first.folder.name}, whose widths it takes",
+        first=first,
     )
 
 
@@ -166,14 +169,17 @@ def _rehearse(name: str, setting: Setting, stage: Callable[[Rehearsal], T]) -> t
     """Run a stage for a moment to see how fast it is, then for as many steps as there is time for; what it returned."""
     first = Rehearsal(**vars(setting), few=3)
     stage(first)
-    few = max(FEWEST, min(MOST, round(SECONDS / first.step_seconds())))
+    # the leader's: each process measures a time of its own, and all have to take as many steps
+    few = distributed.from_leader(lambda: max(FEWEST, min(MOST, round(SECONDS / first.step_seconds()))))
     rehearsal = Rehearsal(**vars(setting), few=few)
     found, notes = stage(rehearsal), rehearsal.notes
     return found, Stage(name, None, notes.batch_size, notes.batches, notes.steps, rehearsal.step_seconds(),
                         example_seconds=notes.example_seconds)  # fmt: skip
 
 
-def _instead(config: Config) -> str | None:
+def _instead(config: Config, first: Plan | None) -> str | None:
+    if first is not None:
+        return f"that of {first.folder.name}"
     if given(config):
         return "weights given" if config.model.weights or config.model.pretrained else "not trained: train.dense.epochs=0"
     folder = Path(config.paths.runs) / dense_key(config)

@@ -74,7 +74,7 @@ def read_result(path: str | Path) -> dict[str, Any] | None:
         check_result(result)
     except PasError as error:
         raise PasError(f"{file.parent}: {error}") from error
-    return {**BEFORE, **result}
+    return {**BEFORE, "limits": [result["budget"]], **result}
 
 
 def _check(value: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:

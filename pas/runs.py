@@ -133,7 +133,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        rows[(row.get("stage"), row.get("step"))] = row
+        if isinstance(row, dict):
+            rows[(row.get("stage"), row.get("step"))] = row
     return list(rows.values())
 
 

@@ -169,7 +169,11 @@ class Search:
         return slice(self.settled(), self.current, self.remaining)
 
     def export(self) -> nn.Module:
-        """A plain, fused, smaller network in the band of the budget; valid at any moment."""
+        """A plain, fused, smaller network; valid at any moment (for `taylor` after `calibrate`).
+
+        It lies in the band of the budget, but for methods that take widths as they are: `given`, `random`, `scratch`, and `pas_paper`
+        with ``land=0``.
+        """
         return fuse(self.slice())
 
     def shrink(self) -> Search:
@@ -251,7 +255,17 @@ class Search:
         return {"model": self.model.state_dict(), "method": self.method.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave. A search that had shrunk is one that `shrink` gives: call it first, where it was called then.
+
+        Raises PasError when the state is of a network of another size.
+        """
+        gates, saved = self.method.gates.value, state["model"].get("gates.value")
+        if saved is None or saved.shape != gates.shape:
+            found = "no gates" if saved is None else f"{len(saved)} gates"
+            raise PasError(
+                f"this state holds {found}, the search has {len(gates)}: make it with the same network and options, and where it had "
+                "shrunk, call shrink() before loading"
+            )
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from timm.utils import random_seed
 from torch import Tensor, nn
 
@@ -18,7 +19,9 @@ from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig
 from pas.data import Data
+from pas.errors import PasError
 from pas.keys import dense_key
+from pas.methods import named
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search
@@ -38,19 +41,20 @@ def prepare(setting: Setting, start: Architecture | None) -> Parent:
     recipe = _recipe(config.train.dense)
     random_seed(config.seed)
     network = make(config, setting.data)
-    _refuse_early(setting, network, start)
+    refuse_early(setting, network, start)
     if given(config):
         return Parent(network, setting.top1(network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
         if not distributed.from_leader(lambda: is_trained(shared.folder)):
-            trained, seconds = train_dense(setting, network, shared)
+            # of a copy: a process that finds the parent trained has to have the very network of the one that trained it
+            trained, seconds = train_dense(setting, copy.deepcopy(network), shared)
             top1 = setting.top1(trained, recipe.precision)
             with distributed.together():  # the others read what the leader has written
                 write_parent(shared, trained, {"top1": top1, "seconds": seconds})
         return read_parent(shared.folder, network)
 
 
-def _refuse_early(setting: Setting, network: nn.Module, start: Architecture | None) -> None:
+def refuse_early(setting: Setting, network: nn.Module, start: Architecture | None) -> None:
     """What the search or the export would refuse is refused now, and not after hours of training. Draws nothing.
 
     Networks that were registered with timm are known to export.
@@ -58,11 +62,25 @@ def _refuse_early(setting: Setting, network: nn.Module, start: Architecture | No
     before = random_state()
     for stage in vars(setting.config.train).values():
         _recipe(stage)
+    _refuse_logits(setting, copy.deepcopy(network))
     search_of(setting, copy.deepcopy(network), 1, start)
     if setting.config.model.entry is not None:
         with TemporaryDirectory() as folder:
             onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
     set_random_state(before)
+
+
+def _refuse_logits(setting: Setting, network: nn.Module) -> None:
+    """A classifier gives one number a class."""
+    model, classes = setting.config.model, setting.data.num_classes
+    with torch.no_grad():
+        found = network.eval()(setting.example())
+    if not isinstance(found, Tensor) or found.shape != (1, classes):
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise PasError(
+            f"{model.entry or model.name} gives {what} for one image; {setting.config.data.name} has {classes} classes, so it must be "
+            f"a tensor of shape (1, {classes})"
+        )
 
 
 def given(config: Config) -> bool:
@@ -166,7 +184,8 @@ def finetune(setting: Setting, small: nn.Module, recipe: Recipe, parent: nn.Modu
     config, tracker = setting.config, setting.tracker
     # equal totals, so each method goes on with the epochs after those that its weights have seen
     seen = dense_epochs(config) + config.train.search.epochs + config.train.finetune.epochs - recipe.epochs
-    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent, first_epoch=max(0, seen))
+    section = "finetune" if named(config.method.name).inherits else "dense"
+    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent, first_epoch=max(0, seen), section=section)
 
 
 def dense_epochs(config: Config) -> int:
@@ -199,6 +218,7 @@ def _train(
     log: Callable[[dict[str, Any]], None],
     parent: nn.Module | None = None,
     first_epoch: int = 0,
+    section: str | None = None,
 ) -> tuple[nn.Module, float]:
     """A training without a search: the network (or its running average), and the seconds that it took."""
     loader = setting.loader("train", recipe.batch_size, train=True)
@@ -209,6 +229,7 @@ def _train(
         loss=_loss(setting, recipe, parent),
         groups=weight_groups(network, recipe.weight_decay, decay_norms=recipe.decay_norms),
         stage=stage,
+        section=section,
         device=setting.device,
         sync_norm=setting.config.hardware.sync_norm,
         steps=setting.steps(recipe, loader),

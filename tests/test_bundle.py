@@ -15,6 +15,7 @@ from networks import halves, randomised, run
 
 import pas
 from pas import onnx
+from pas.difference import difference
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 
@@ -125,6 +126,18 @@ def test_every_digested_file_is_checked(folder: Path, name: str, tmp_path: Path)
     file.write_bytes(file.read_bytes()[:-1] + b"\n")
     with pytest.raises(pas.PasError, match=f"{name} was damaged or changed"):
         bundle.read_file(tmp_path / "bundle", name)
+
+
+def test_a_changed_architecture_is_not_compared_or_started_from(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bundle")
+    assert difference(folder, tmp_path / "bundle").equal
+    file = tmp_path / "bundle" / "architecture.json"
+    whole = json.loads(file.read_text())
+    next(axis for axis in whole["axes"].values() if len(axis.get("keep", [])) > 1)["keep"].pop()
+    file.write_text(json.dumps(whole))
+    for read in (bundle.architecture_of, lambda path: difference(folder, path)):
+        with pytest.raises(pas.PasError, match="damaged or changed"):
+            read(tmp_path / "bundle")
 
 
 def test_no_bundle() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -120,8 +121,12 @@ def test_uniform_widths_by_hand() -> None:
 
 def test_unreachable_budgets_name_the_smallest() -> None:
     """One channel everywhere: (3*1 + 1*1) * 144 + 1 * 4 = 580 multiply-adds."""
-    with pytest.raises(pas.PasError, match="smallest possible is 580"):
+    with pytest.raises(pas.PasError, match="smallest possible is 580 ") as refusal:
         setup([10, 10], 0.01)
+    share = float(re.search(r"\(([0-9.]+) of the dense", str(refusal.value))[1])
+    assert share == pytest.approx(580 / (130 * 144 + 40), abs=1e-4)
+    for enough in (580, share):  # what is named is accepted
+        setup([10, 10], enough)
 
 
 @pytest.mark.parametrize(

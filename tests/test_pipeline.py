@@ -11,12 +11,17 @@ from rich.console import Console
 
 import pas
 from pas import pipeline, stages
+from pas.amount import human
 from pas.compose import compose
+from pas.data import load
 from pas.errors import PasError
+from pas.keys import settings
 from pas.pipeline import rehearse, run
 from pas.publish import bundle
 from pas.result import read_result
 from pas.runs import Run, read_metrics, run_folder
+from pas.setting import Setting
+from pas.tracking import Tracker
 
 SHORT = ["data.subset=400", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
          "cost.repeats=5", "cost.warmup=1", "hardware.threads=1"]  # fmt: skip
@@ -79,10 +84,18 @@ def test_the_dense_parent_is_trained_once(finished: tuple[Path, dict]) -> None:
     assert (parents[0] / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_a_budget_of_parameters(tmp_path: Path) -> None:
-    result = run(compose(short(tmp_path, "budget.macs=null", "budget.params=40k", "options.round_to=1")), Console(quiet=True))
-    assert result["budget"]["kind"] == "params"
-    assert 0.99 * 40_000 <= result["searched"]["params"] <= 40_000
+def test_two_budgets(tmp_path: Path) -> None:
+    """And weights in channels_last: what is reloaded lies in memory as a fresh network does, and sums in that order."""
+    words = ["model=mobilenetv2_mini", "hardware.channels_last=true", "budget.macs=0.9", "budget.params=0.5", "options.round_to=1"]
+    result = run(compose(short(tmp_path, *words)), Console(quiet=True))
+    assert [limit["kind"] for limit in result["limits"]] == ["macs", "params"]
+    assert all(limit["achieved"] <= limit["target"] for limit in result["limits"])
+    params = result["limits"][1]
+    assert f"params at most {human(params['target'])} (0.5 of the dense" in next(tmp_path.glob("*/bundle/README.md")).read_text()
+    other = compose(short(tmp_path, *words, "budget.params=0.6"))
+    assert settings(other) != result["settings"] == settings(compose(short(tmp_path, *words, "budget.macs=0.8")))
+    assert result["budget"] == result["limits"][0]
+    assert 0.99 * params["target"] <= params["achieved"] == result["searched"]["params"] <= params["target"]
 
 
 def strip(result: dict) -> dict:
@@ -95,6 +108,16 @@ def strip(result: dict) -> dict:
 
 def losses(folder: Path) -> list[tuple]:
     return [(row["stage"], row["step"], row["loss"], row.get("open")) for row in read_metrics(folder)]
+
+
+def test_the_parent_is_the_same_whether_trained_or_found(tmp_path: Path) -> None:
+    """Also in memory: convolutions sum in another order where weights lie in another layout."""
+    config = compose(short(tmp_path, "hardware.channels_last=true"))
+    nowhere = Tracker(Run(tmp_path / "run", "run", None), None)
+    setting = Setting(config, nowhere, load("digits", image_size=32, subset=100), torch.device("cpu"), Console(quiet=True))
+    trained, found = (stages.prepare(setting, None).network.state_dict() for _ in range(2))
+    assert all(torch.equal(trained[name], found[name]) for name in found)
+    assert {name: value.stride() for name, value in trained.items()} == {name: value.stride() for name, value in found.items()}
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from results import RESULT
 from pas import cli, data, models, plan
 from pas.compose import compose
 from pas.cost.macs import macs
+from pas.errors import PasError
 from pas.keys import dense_key, run_key, variant
 from pas.pipeline import rehearse
 from pas.runs import run_folder
@@ -94,17 +95,18 @@ def test_steps_are_timed_without_the_first_and_the_last() -> None:
 
 
 def test_examples_are_timed_apart_from_steps() -> None:
-    """A method that takes a second for each of its examples takes 32 for those that it is shown, and no step is longer for it."""
+    """Of a method that takes a second for each example, however many it asks for; no step is longer for it."""
     config = compose([*SMALL, *BATCHES])
     found = data.load("digits", image_size=16, subset=160)
-    setting = plan.Rehearsal(config, None, found, torch.device("cpu"), None, few=4)
-    clock = itertools.count(0, 32)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(time, "perf_counter", lambda: next(clock))
-        (shown,) = setting.examples(64)
-    assert len(shown[1]) == 32
-    assert setting.notes.example_seconds == 1
-    assert not setting.notes.ready
+    for wanted in (8, 100):
+        setting = plan.Rehearsal(config, None, found, torch.device("cpu"), None, few=4)
+        clock = itertools.count()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(time, "perf_counter", lambda clock=clock: next(clock))
+            shown = list(itertools.islice(setting.examples(64), wanted))
+        assert [len(y) for _, y in shown] == [1] * min(wanted, 32)
+        assert setting.notes.example_seconds == 1
+        assert not setting.notes.ready
 
 
 def test_what_is_there_already(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -162,6 +164,18 @@ def test_every_job_of_a_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert out.count("of training, at the speed") == 1
     assert err.startswith("pas: budget.macs=0.001: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_control_counts_the_run_before_it(tmp_path: Path) -> None:
+    words = [*SMALL, *BATCHES, f"paths.runs={tmp_path}", "method=random", "method@method.source=uniform"]
+    found = rehearse(compose(words))
+    assert found.first is not None
+    assert found.first.folder == run_folder(compose([*words[:-2], "method=uniform"]))
+    dense, _, tuning = found.stages
+    assert dense.instead == f"that of {found.first.folder.name}"
+    assert found.seconds == tuning.seconds + sum(stage.seconds for stage in found.first.stages) > tuning.seconds
+    with pytest.raises(PasError, match="no method 'foo'"):
+        rehearse(compose([*words, "method.source.name=foo"]))
 
 
 def test_no_part_of_a_runs_name() -> None:

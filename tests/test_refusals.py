@@ -129,6 +129,19 @@ class Unknown(Net):
         return torch.special.bessel_j0(x)
 
 
+class Five(Net):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(5, in_chans)
+
+    def middle(self, x):
+        return x
+
+
+class Named(Five):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
+
+
 def broken(num_classes, in_chans):
     return [][num_classes]
 
@@ -147,7 +160,9 @@ def no_arguments():
     [
         ("pas_test_mine:Branches", "(pas_test_mine.py, line 18: if x.sum() > 0:)"),
         ("pas_test_mine:Unknown", "bessel_j0"),
-        ("pas_test_mine:broken", "called with num_classes=10, in_chans=1: IndexError: list index out of range (pas_test_mine.py, line 29:"),
+        ("pas_test_mine:broken", "called with num_classes=10, in_chans=1: IndexError: list index out of range (pas_test_mine.py, line 42:"),
+        ("pas_test_mine:Five", "gives a tensor of shape (1, 5) for one image; digits has 10 classes, so it must be"),
+        ("pas_test_mine:Named", "Named gives a dict for one image; digits has 10 classes"),
         ("pas_test_mine:text", "returned str, a torch.nn.Module is needed"),
         ("pas_test_mine:no_arguments", "TypeError: no_arguments() got an unexpected keyword argument"),
         ("pas_test_mine:absent", "has no function absent"),
@@ -162,7 +177,8 @@ def test_networks_of_ones_own(
     (tmp_path / "pas_test_syntax.py").write_text("def make(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "pas_test_mine", raising=False)
-    assert expected in refused(search(tmp_path, "model=python", f"model.entry={entry}"), capfd)
+    for more in ([], ["dry_run=true"]):
+        assert expected in refused(search(tmp_path, "model=python", f"model.entry={entry}", *more), capfd)
     assert not list(tmp_path.glob("runs/*/checkpoint"))
 
 

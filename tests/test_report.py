@@ -18,7 +18,7 @@ from pas.architecture import Architecture
 from pas.errors import PasError
 from pas.report import figures, page, table
 from pas.report.collect import cells, collect
-from pas.runs import write_text
+from pas.runs import read_metrics, write_text
 
 SIZES = {"features.stem": 16, "features.body.0": 32, "features.body.1": 64}
 KEPT = {"features.stem": (0, 1), "features.body.0": tuple(range(8)), "features.body.1": tuple(range(64))}
@@ -106,6 +106,21 @@ def test_report_refuses_what_it_cannot_read(tmp_path: Path):
     (folder / "architecture.json").unlink()
     with pytest.raises(PasError, match=r"architecture.json is missing"):
         collect(tmp_path)
+    (folder / "architecture.json").write_text("{")
+    with pytest.raises(PasError, match=r"one/architecture.json: not an architecture"):
+        collect(tmp_path)
+
+
+def test_a_line_that_is_no_row_is_passed_over(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text('3\n{"stage": "search", "step": 1}\n{"stage": "sea')
+    assert read_metrics(tmp_path) == [{"stage": "search", "step": 1}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path):
+    (tmp_path / "widths.png").symlink_to("/dev/full")
+    with pytest.raises(PasError, match=r"can't write .*: No space left on device"):
+        figures.widths(["a"], [4], [2], tmp_path / "widths.png", title="")
 
 
 def test_runs_without_latency(tmp_path: Path):
@@ -150,7 +165,7 @@ def test_labels_of_layers_do_not_overlap(layers: int, monkeypatch: pytest.Monkey
 
 
 def test_table_in_the_terminal(tmp_path: Path):
-    result = copy.deepcopy(RESULT) | {"latency": {"runtime": "onnxruntime", "batch": 1}}
+    result = copy.deepcopy(RESULT) | {"latency": {"runtime": "onnxruntime", "batch": 1}, "limits": [RESULT["budget"]]}
     result["searched"]["params"] = 1_354_321
     text = StringIO()
     table.show(result, tmp_path, Console(file=text, width=100))

@@ -156,15 +156,33 @@ def test_closed_gates_come_back() -> None:
     assert method.open()[method.problem.free[wanted]].all()
 
 
-def test_no_layer_loses_its_last_channels() -> None:
-    """Gradients that all ask for closing: every axis keeps its floor."""
-    search = make_search(budget=0.1, floor=0.1)
+@pytest.mark.parametrize(("floor", "left"), [(0.25, 12), (0.0, 1)])
+def test_no_layer_loses_its_last_channels(floor: float, left: int) -> None:
+    """The loss hardly depends on one axis of 48 channels: a quarter of it stays, or a single channel where there is no floor."""
+    search = make_search(budget=0.3, floor=floor)
+    axis = next(axis for axis in search.signature.prunable if axis.size == 48)
+    matters = torch.ones(search.signature.channels)
+    matters[axis.start : axis.start + axis.size] = 1e-6
     for _ in range(STEPS):
         search.method.gates.value.grad = None
-        (search.method.gates.value * torch.rand(len(search.method.gates.value))).sum().backward()
+        (search.method.gates.value * torch.rand(len(search.method.gates.value)) * matters[search.method.problem.free]).sum().backward()
         search.step()
-    for name, width in search.architecture.widths().items():
-        assert width >= 0.1 * search.signature.axis(name).size
+    assert search.method.open()[axis.start : axis.start + axis.size].sum() == left
+    assert search.architecture.widths()[axis.name] == left
+
+
+def test_a_state_of_another_size_is_refused_in_one_line() -> None:
+    """After a shrink, or of another network; and `taylor` remembers that it has decided."""
+    search, other = make_search(), make_search(name="cifar_resnet20")
+    with pytest.raises(pas.PasError, match=r"call shrink\(\) before loading"):
+        search.load_state_dict(other.state_dict())
+    decided, fresh = make_search("taylor"), make_search("taylor")
+    x, y = torch.rand(8, 1, 32, 32), torch.arange(8)
+    decided.calibrate([(x, y)], lambda model, x, y: F.cross_entropy(model(x), y))
+    with pytest.raises(pas.PasError, match="calibrate"):
+        _ = fresh.architecture
+    fresh.load_state_dict(decided.state_dict())
+    assert fresh.architecture == decided.architecture
 
 
 def test_param_groups_hold_every_parameter_once() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pas.criteria import CRITERIA
 from pas.errors import PasError
@@ -47,6 +48,12 @@ class Once(Method):
         scores = np.full(self.problem.signature.channels, np.inf)
         scores[self.problem.free] = np.where(kept, 1.0, 0.0)
         return scores
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"decided": torch.tensor(not self._undecided)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._undecided = not bool(state["decided"])
 
     def _decide(self, scores: np.ndarray) -> None:
         problem = self.problem

@@ -43,10 +43,10 @@ class PasPaper(Method):
     convolutions of shortcuts.
 
     Changes, for ablations: `normalise`, the cost's gradient divided by its mean over each axis, so that all layers feel the
-    same pressure; `multiplier`, learning rate of a multiplier that takes alpha's place: k = m + 2 e, m <- max(0, m + rate e), with
-    e the relative error against a target that falls linearly over the first 60 % of the steps; `spread`, initial values from
-    `initial` - spread to `initial` + spread by Taylor rank inside each axis (`calibrate`), where equal ones move a whole layer as
-    a front; `noise`, scale of logistic noise on the gates.
+    same pressure; `multiplier`, learning rate of a multiplier that takes alpha's place: k = m + 2 max(0, e), m <- max(0, m + rate e),
+    with e the relative error (of several limits the largest moves m) against a target that falls linearly over the first 60 % of
+    the steps; `spread`, initial values from `initial` - spread to `initial` + spread by Taylor rank inside each axis (`calibrate`),
+    where equal ones move a whole layer as a front; `noise`, scale of logistic noise on the gates.
     """
 
     def __init__(
@@ -77,9 +77,6 @@ class PasPaper(Method):
         self._costs = [limit.cost for limit in problem.limits.each]
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
-        device = next(backbone.parameters()).device
-        self._costs = [limit.cost.to(device) for limit in self.problem.limits.each]
-        self._axis, self._sizes = self._axis.to(device), self._sizes.to(device)
         self._backbone = backbone
         return super().wrap(backbone)
 
@@ -100,9 +97,11 @@ class PasPaper(Method):
         return [{"params": [self.gates.value], "lr": lr, "weight_decay": self.decay * weight_decay}]
 
     def penalty(self) -> Tensor:
+        self._follow()
         return torch.stack([self._of_limit(i) for i in range(len(self._costs))]).sum().to(self.gates.value.dtype)
 
     def step(self) -> None:
+        self._follow()
         self.taken += 1
         if self.rate:
             self.multiplier = max(0.0, self.multiplier + self.rate * self._error())
@@ -125,6 +124,13 @@ class PasPaper(Method):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken, self.multiplier = int(state["taken"]), float(state["multiplier"])
+
+    def _follow(self) -> None:
+        """To the device on which the gates are now."""
+        device = self.gates.value.device
+        if self._axis.device != device:
+            self._axis, self._sizes = self._axis.to(device), self._sizes.to(device)
+            self._costs = [limit.cost.to(device) for limit in self.problem.limits.each]
 
     def _of_limit(self, index: int) -> Tensor:
         """One limit's part of the penalty."""

@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from pas import models, onnx
-from pas.architecture import Architecture
+from pas.architecture import Architecture, read_architecture
 from pas.disk import digest, json_digest, parse_json, write_bytes, write_text, writing
 from pas.errors import PasError
 from pas.publish.backbone import Backbone
@@ -104,6 +104,13 @@ def read_file(folder: str | Path, name: str) -> bytes:
     if "sha256" in about:
         _verify(about["sha256"].get(name), digest(content), path)
     return content
+
+
+def architecture_of(path: Path) -> Architecture:
+    """The architecture in a file, a run's folder or a bundle. Raises PasError when it can't be read, or a bundle's was changed."""
+    if (path / "config.json").is_file():
+        return Architecture.from_json(read_file(path, "architecture.json").decode(errors="replace"))
+    return read_architecture(path)
 
 
 def _own_digest(config: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pas.publish.backbone import Backbone
 
 def card(result: Mapping[str, Any], backbone: Backbone) -> str:
     """README.md of a bundle: what it is, its numbers with their conditions, how to load it."""
-    dense, searched, budget, where = result["dense"], result["searched"], result["budget"], result["environment"]
+    dense, searched, where = result["dense"], result["searched"], result["environment"]
     size = f"{backbone.in_chans} x {backbone.image_size} x {backbone.image_size}"
     latency = result["latency"]
     conditions = f"batch {latency['batch']}, {latency['runtime']}, {latency['threads']} threads, {latency['dtype']}"
@@ -23,8 +23,7 @@ pipeline_tag: image-classification
 
 # {result["run_key"]}
 
-`{backbone.name}` with searched widths: method `{result["method"]}`, {budget["kind"]} at most {human(budget["target"])}
-({budget["target"] / budget["dense"]:.4g} of the dense {human(budget["dense"])}); reached {human(budget["achieved"])}.
+`{backbone.name}` with searched widths: method `{result["method"]}`, {"; ".join(map(_limit, result["limits"]))}.
 
 | | dense | searched |
 |---|---|---|
@@ -44,3 +43,8 @@ network = pas.load("path/of/this/folder")  # a plain torch module in eval mode
 
 `model.onnx` holds the same network for ONNX Runtime. `architecture.json` lists the channels that stay, layer by layer.
 """
+
+
+def _limit(limit: Mapping[str, Any]) -> str:
+    share = f"{limit['target'] / limit['dense']:.4g} of the dense {human(limit['dense'])}"
+    return f"{limit['kind']} at most {human(limit['target'])} ({share}), reached {human(limit['achieved'])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pas import models
 from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 from pas.publish import bundle
@@ -11,8 +12,9 @@ from pas.publish.backbone import Backbone
 from pas.tasks import classification
 
 
-def evaluate(folder: str | Path, name: str, root: str | None) -> classification.Metrics:
-    """A bundle on the test split of the data set `name`, on the CPU in fp32.
+def evaluate(folder: str | Path, name: str, root: str | None, entry: str | None = None) -> classification.Metrics:
+    """A bundle on the test split of the data set `name`, on the CPU in fp32. `entry`: what makes the dense network, where it was a
+    person's own; it comes from that person, never from the bundle.
 
     Raises PasError when the folder is not a bundle, the data can't be found, or classes or channels don't match.
     """
@@ -33,4 +35,8 @@ def evaluate(folder: str | Path, name: str, root: str | None) -> classification.
         device="cpu",
         workers=0,
     )
-    return classification.evaluate(bundle.load(folder), loader, device="cpu", precision="fp32")
+    if entry is None and ":" in backbone.name:
+        raise PasError(f"{folder} holds a network of your own: add --entry {backbone.name} if you trust that code")
+    shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
+    dense = None if entry is None else models.from_entry(entry, {**shape, **backbone.args})
+    return classification.evaluate(bundle.load(folder, model=dense), loader, device="cpu", precision="fp32")

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pas.architecture import Architecture
+from pas.architecture import Architecture, read_architecture
 from pas.errors import PasError
 from pas.result import FILE, read_result
 from pas.runs import read_metrics
 
 COLUMNS = (
     "run_key", "model", "data", "split", "method", "seed", "settings", "budget_kind", "budget_target", "budget_achieved", "budget_dense",
-    "dense_top1", "top1", "dense_params", "params", "dense_macs", "macs", "dense_latency_ms", "latency_ms", "speedup", "form",
-    "mask_slice", "slice_fuse", "fuse_onnx", "prepare_s", "search_s", "finetune_s", "device", "threads", "torch", "timm", "python",
-    "commit", "dirty",
+    "budget_open", "dense_top1", "top1", "dense_params", "params", "dense_macs", "macs", "dense_latency_ms", "latency_ms", "speedup",
+    "form", "mask_slice", "slice_fuse", "fuse_onnx", "prepare_s", "search_s", "finetune_s", "device", "threads", "torch", "timm",
+    "python", "commit", "dirty",
 )  # fmt: skip
 
 
@@ -125,16 +125,15 @@ def _read(folder: Path) -> Finished:
     result = read_result(folder)
     assert result is not None  # the file was just found
     file = folder / "architecture.json"
-    try:
-        architecture = Architecture.from_json(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PasError(f"{file} is missing beside a finished result: delete {folder / FILE} and run again") from error
-    return Finished(folder, result, architecture, read_metrics(folder))
+    if not file.exists():
+        raise PasError(f"{file} is missing beside a finished result: delete {folder / FILE} and run again")
+    return Finished(folder, result, read_architecture(file), read_metrics(folder))
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     row = {name: result[name] for name in ("run_key", "model", "data", "split", "method", "seed", "settings")}
     row |= {f"budget_{name}": result["budget"][name] for name in ("kind", "target", "achieved", "dense")}
+    row["budget_open"] = result["budget"].get("open")
     for name in ("top1", "params", "macs", "latency_ms"):
         row[f"dense_{name}"] = result["dense"][name]
         row[name] = result["searched"][name]

@@ -73,7 +73,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do. `whole`: what the options keep whole. `state`: of the run's folder, in words."""
+    """What a run would do. `whole`: what the options keep whole. `state`: of the run's folder, in words. `first`: what another
+    run would do, which has to come before this one.
+    """
 
     title: str
     images: int
@@ -87,6 +89,12 @@ class Plan:
     memory: Memory
     folder: Path
     state: str
+    first: Plan | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of training, with that of the run before."""
+        return sum(stage.seconds for stage in self.stages) + (self.first.seconds if self.first is not None else 0.0)
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -101,7 +109,9 @@ def show(plan: Plan, console: Console) -> None:
         share = f"{_percent(one.target / one.dense)} of dense; possible: {human(one.smallest)} to {human(one.dense)}"
         lines.append(("budget", f"{human(one.target)} {UNITS[one.kind]}, {share}"))
     lines += [("training", f"{stage.name}: {stage.instead or _length(stage)}{_judging(stage)}") for stage in plan.stages]
-    total = _time(sum(stage.seconds for stage in plan.stages))
+    if plan.first is not None:
+        lines.append(("", f"before all that: {_time(plan.first.seconds)} for {plan.first.folder.name}"))
+    total = _time(plan.seconds)
     lines.append(("time", f"{total} of training, at the speed of the few steps taken just now"))
     lines.append(("", "(reading the data, measuring at the end and the bundle come on top)"))
     lines.append(("memory", _memory(plan.memory)))

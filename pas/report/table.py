@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,21 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     for row in _comparison(result):
         table.add_row(*row)
     console.print(table)
-    budget = result["budget"]
-    console.print(
-        f"budget: {human(budget['target'])} {UNITS[budget['kind']]}, reached {human(budget['achieved'])} "
-        f"({budget['achieved'] / budget['target']:.2%} of it)",
-        highlight=False,
-    )
+    for limit in result["limits"]:
+        console.print(f"budget: {reached(limit)}", highlight=False)
     console.print(f"time: {_seconds(result)}", highlight=False)
     for name, path in (("figure", folder / "figures" / "widths.png"), ("bundle", folder / "bundle")):
         # soft_wrap: a path must stay one word for whoever copies it
         console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+def reached(limit: Mapping[str, Any]) -> str:
+    """A limit, what the network costs, and what the search came to by itself where the export moved that by over 1 %."""
+    target, achieved, itself = limit["target"], limit["achieved"], limit.get("open")
+    words = f"{human(target)} {UNITS[limit['kind']]}, reached {human(achieved)} ({achieved / target:.2%} of it)"
+    if itself is None or abs(itself - achieved) <= 0.01 * target:
+        return words
+    return f"{words}; the search itself came to {human(itself)} ({itself / target:.1%})"
 
 
 def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:

@@ -56,6 +56,7 @@ def fit(
     loss: Loss,
     groups: Iterable[dict[str, Any]],
     stage: str,
+    section: str | None = None,
     device: torch.device | str,
     sync_norm: bool = True,
     steps: int | None = None,
@@ -77,6 +78,7 @@ def fit(
         loss: (model, x, y) -> (mean loss, number of hits or None), made by a task.
         groups: parameter groups, each with what it wants to differ from the recipe.
         stage: a name for rows and messages, such as "search".
+        section: of the configuration's `train`, where the recipe comes from; the stage's by default.
         sync_norm: of several processes, batch norms see the images of all, as one process would; otherwise each sees
             its own, and the running statistics are those of the first.
         steps: optimiser steps; None means the recipe's epochs.
@@ -138,7 +140,7 @@ def fit(
     def check(finite: bool) -> None:
         with distributed.together():
             if not (finite and _finite(model)):
-                raise PasError(_diverged(stage, place.step, rate, checkpoint, saved_step))
+                raise PasError(_diverged(stage, section or stage, place.step, rate, checkpoint, saved_step))
 
     with Bar(stage, total, place.step, progress if leads else None) as bar, asked() as stop:
         while place.step < last:
@@ -258,11 +260,11 @@ def _finite(model: nn.Module) -> bool:
     return not checks or bool(torch.stack(checks).all())
 
 
-def _diverged(stage: str, step: int, rate: float, checkpoint: Checkpoint | None, saved: int) -> str:
+def _diverged(stage: str, section: str, step: int, rate: float, checkpoint: Checkpoint | None, saved: int) -> str:
     kept = f"; the state of step {saved} is kept in {checkpoint.folder}" if checkpoint is not None and saved else ""
     return (
         f"{stage}: the loss or a weight became infinite or NaN by step {step} at lr {rate:.3g}{kept}: lower "
-        f"train.{stage}.lr, lengthen train.{stage}.warmup_epochs or set train.{stage}.clip_grad=1, and start again "
+        f"train.{section}.lr, lengthen train.{section}.warmup_epochs or set train.{section}.clip_grad=1, and start again "
         "(changed settings make a run of its own, which starts from the same dense parent where that stays the same)"
     )
 
