@@ -219,6 +219,8 @@ class Config:
         self.method.options = checked_options(self.method.options, "method.options")
         if self.method.source is not None:
             self.method.source.options = checked_options(self.method.source.options, "method.source.options")
+            if self.method.source.name == "given":
+                raise PasError("method.source=given: the widths of a file come by method=given options.start=FILE, without a control")
             if self.options.start is not None:
                 raise PasError(f"options.start: method={self.method.name} takes its widths from method.source; use method=given")
         if self.data.split == "val" and not self.data.val_fraction:

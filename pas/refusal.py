@@ -44,6 +44,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _unknown_key(match: re.Match[str], keys: Keys) -> str:
     where, _, key = match["path"].rpartition(".")
+    if match["path"] == "method.source.source":
+        return "method.source: a control takes its widths from a method that searches or decides, not from another control"
     if where == "model.args":
         return f"{match['path']}: to hand the model an argument write +{match['path']}=VALUE"
     return f"{match['path']}: there is no such setting; {near(key, keys(where))}"
@@ -87,6 +89,22 @@ def _syntax(match: re.Match[str], _: Keys) -> str:
     return f"{match['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes"
 
 
+def _no_file(match: re.Match[str], _: Keys) -> str:
+    group, _, choice = match["path"].rpartition("/")
+    return f"{group}={choice}: there is no such file; `pas search --help` lists the choices"
+
+
+def _no_group(match: re.Match[str], _: Keys) -> str:
+    if match["path"] == "method@method.source":
+        return f"{match['path']}: only method=random and method=scratch take their widths from another method"
+    return f"{match['path']}: there is nothing of this name to choose; `pas search --help` lists the groups"
+
+
+def _no_merge(match: re.Match[str], _: Keys) -> str:
+    key = match["text"].lstrip("+~").partition("=")[0]
+    return f"{match['text']}: {key} holds settings of its own; write {key}.NAME=VALUE"
+
+
 PATH = r"full_key: (?P<path>[\w.]+)"
 _KNOWN: tuple[tuple[str, Words], ...] = (
     (r"issing mandatory value: (?P<path>[\w.]+)", _missing),
@@ -103,4 +121,7 @@ _KNOWN: tuple[tuple[str, Words], ...] = (
     (r"Value '(?P<value>[^$]*?)' is not a valid (?P<wanted>\w+).*?" + PATH, _wrong_type),
     (r"is not a ListConfig, list or tuple\.\s+" + PATH, _wrong_list),
     (r"is not Optional\s+" + PATH, _null),
+    (r"Could not load '(?P<path>[\w/.\-]+)'", _no_file),
+    (r"Could not override '(?P<path>[\w@/.\-]+)'", _no_group),
+    (r"Error merging override (?P<text>\S+)", _no_merge),
 )

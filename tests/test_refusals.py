@@ -58,6 +58,12 @@ def search(folder: Path, *words: str) -> list[str]:
         (["train.search.ema=0.9"], "train.search.ema: an average over gates"),
         (["method=scratch", "method@method.source=uniform", "train.dense.epochs=0"], "set train.dense.epochs"),
         (["method.name=nonsense", "dry_run=true"], "no method 'nonsense'"),
+        (["model.args=3"], "model.args=3: model.args holds settings of its own; write model.args.NAME=VALUE"),
+        (["+model.args=[1]"], "write model.args.NAME=VALUE"),
+        (["experiment=[pas_paper,foo]"], "experiment=foo: there is no such file"),
+        (["method=pas", "method@method.source=uniform"], "only method=random and method=scratch take their widths from another method"),
+        (["method=random", "method@method.source=given"], "method=given options.start=FILE"),
+        (["method=random", "method@method.source=random"], "not from another control"),
     ],
 )
 def test_search(words: list[str], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
