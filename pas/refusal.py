@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
 
 Keys = Callable[[str], Sequence[str]]
 Words = Callable[[re.Match[str], Keys], str]
@@ -90,8 +91,8 @@ def _syntax(match: re.Match[str], _: Keys) -> str:
 
 
 def _no_file(match: re.Match[str], _: Keys) -> str:
-    group, _, choice = match["path"].rpartition("/")
-    return f"{group}={choice}: there is no such file; `pas search --help` lists the choices"
+    path = PurePosixPath(match["path"])
+    return f"{path.parent}={path.name}: there is no such file; `pas search --help` lists the choices"
 
 
 def _no_group(match: re.Match[str], _: Keys) -> str:

@@ -62,8 +62,9 @@ def refuse_early(setting: Setting, network: nn.Module, start: Architecture | Non
     before = random_state()
     for stage in vars(setting.config.train).values():
         _recipe(stage)
-    _refuse_logits(setting, copy.deepcopy(network))
-    search_of(setting, copy.deepcopy(network), 1, start)
+    trial = copy.deepcopy(network)
+    _refuse_logits(setting, trial)
+    search_of(setting, trial, 1, start)
     if setting.config.model.entry is not None:
         with TemporaryDirectory() as folder:
             onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")

@@ -18,6 +18,7 @@ from pas.errors import PasError
 from pas.keys import settings
 from pas.pipeline import rehearse, run
 from pas.publish import bundle
+from pas.publish.evaluate import evaluate
 from pas.result import read_result
 from pas.runs import Run, read_metrics, run_folder
 from pas.setting import Setting
@@ -82,6 +83,12 @@ def test_the_dense_parent_is_trained_once(finished: tuple[Path, dict]) -> None:
     other = run(compose(short(folder.parent, "method=uniform", "budget.macs=0.7")), Console(quiet=True))
     assert other["dense"]["top1"] == result["dense"]["top1"]
     assert (parents[0] / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_a_budget_of_parameters(tmp_path: Path) -> None:
+    result = run(compose(short(tmp_path, "budget.macs=null", "budget.params=40k", "options.round_to=1")), Console(quiet=True))
+    assert result["budget"]["kind"] == "params"
+    assert 0.99 * 40_000 <= result["searched"]["params"] <= 40_000
 
 
 def test_two_budgets(tmp_path: Path) -> None:
@@ -161,6 +168,9 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = run_folder(config) / "bundle"
     with pytest.raises(pas.PasError, match="pass it as model="):
         pas.load(folder)
+    with pytest.raises(pas.PasError, match="--entry mine:make"):
+        evaluate(folder, "digits", None)
+    assert evaluate(folder, "digits", None, "mine:make").top1 == result["searched"]["top1"]
     from mine import make
 
     network = pas.load(folder, model=make(10, 1))

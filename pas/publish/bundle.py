@@ -133,10 +133,12 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     folder = Path(folder)
     backbone = Backbone(**read_config(folder)["pas"]["backbone"])
     if model is None and ":" in backbone.name:
-        raise PasError(f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model=")
+        raise PasError(
+            f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
+            f"(on the command line --entry {backbone.name}, if you trust that code)"
+        )
     weights = folder / "model.safetensors"
-    text, content = read_file(folder, "architecture.json"), read_file(folder, weights.name)
-    architecture = Architecture.from_json(text.decode(errors="replace"))
+    architecture, content = architecture_of(folder), read_file(folder, weights.name)
     try:
         network = _rebuild(backbone, architecture, model)
     except PasError as error:

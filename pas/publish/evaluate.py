@@ -35,8 +35,6 @@ def evaluate(folder: str | Path, name: str, root: str | None, entry: str | None 
         device="cpu",
         workers=0,
     )
-    if entry is None and ":" in backbone.name:
-        raise PasError(f"{folder} holds a network of your own: add --entry {backbone.name} if you trust that code")
     shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
     dense = None if entry is None else models.from_entry(entry, {**shape, **backbone.args})
     return classification.evaluate(bundle.load(folder, model=dense), loader, device="cpu", precision="fp32")

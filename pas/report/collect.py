@@ -132,8 +132,7 @@ def _read(folder: Path) -> Finished:
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     row = {name: result[name] for name in ("run_key", "model", "data", "split", "method", "seed", "settings")}
-    row |= {f"budget_{name}": result["budget"][name] for name in ("kind", "target", "achieved", "dense")}
-    row["budget_open"] = result["budget"].get("open")
+    row |= {f"budget_{name}": result["budget"].get(name) for name in ("kind", "target", "achieved", "dense", "open")}
     for name in ("top1", "params", "macs", "latency_ms"):
         row[f"dense_{name}"] = result["dense"][name]
         row[name] = result["searched"][name]
