@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from forks import Forks
+from forks import Forks, keep_operators
 
 matplotlib.use("Agg")
 # Tests are many small computations: on a busy machine threads only wait for each other.
@@ -29,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def data_root() -> Path:
     """The folder of the data sets, for tests marked `data`."""
     return Path(os.environ["PAS_DATA"])
+
+
+@pytest.fixture(scope="session")
+def exporter() -> None:
+    """For tests that write many ONNX files."""
+    keep_operators()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ default action ends a process as abruptly, in the midst of whatever it does). "t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -116,12 +117,20 @@ def child(command: dict) -> None:
         os._exit(left.code)  # a fork of a process that has imported torch can't be torn down
 
 
+def keep_operators() -> None:
+    """torch's exporter reads the source of its 500 operators for every file that it writes, which takes a second. Once will do."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
 def serve() -> None:
     for name in ("matplotlib.pyplot", "onnxruntime", "sklearn.datasets", "pas.launch", "pas.pipeline"):
         importlib.import_module(name)
     import torch
 
     torch.set_num_threads(1)
+    keep_operators()
     torch.onnx.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), verbose=False)  # the first one imports more, for seconds
     for line in sys.stdin:
         process = os.fork()

@@ -18,11 +18,11 @@ LADDER = (
 )  # fmt: skip
 
 
-def randomised(name: str, size: int, seed: int, num_classes: int = 10) -> tuple[nn.Module, Tensor]:
+def randomised(name: str, size: int, seed: int, num_classes: int = 10, **arguments: object) -> tuple[nn.Module, Tensor]:
     """A network in fp64 and eval mode with randomised norms, and images (2, 3, size, size)."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    model = timm.create_model(name, num_classes=num_classes).double()
+    model = timm.create_model(name, num_classes=num_classes, **arguments).double()
     images = torch.randn(8, 3, size, size, generator=generator, dtype=torch.float64)
     images += torch.randn(
         8, 3, 1, 1, generator=generator, dtype=torch.float64

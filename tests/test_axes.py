@@ -15,6 +15,8 @@ from pas.axes.ids import Ids, merge
 from pas.axes.infer import _counted
 from pas.errors import PasError
 
+pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
+
 
 def meta_signature(name: str, size: int = 64) -> pas.surgery.forms.Signature:
     with torch.device("meta"):

@@ -19,6 +19,8 @@ from pas.difference import difference
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 
+pytestmark = pytest.mark.usefixtures("exporter")
+
 
 def write(folder: Path, name: str, size: int = 32) -> tuple[torch.nn.Module, torch.Tensor]:
     model, x = randomised(name, size, seed=0)
@@ -40,7 +42,9 @@ def write(folder: Path, name: str, size: int = 32) -> tuple[torch.nn.Module, tor
     return plain, x
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "cifar_resnet20", "mobilenetv3_small_100", "resnext50_32x4d"])
+@pytest.mark.parametrize(
+    "name", ["repvgg_a0", "cifar_resnet20", "mobilenetv3_small_100", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)]
+)
 def test_reloaded_exactly_and_equal_in_onnx_runtime(name: str, tmp_path: Path) -> None:
     plain, x = write(tmp_path / "bundle", name)
     again = pas.load(tmp_path / "bundle")

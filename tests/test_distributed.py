@@ -260,8 +260,8 @@ def test_a_finished_run_is_shown_once_and_at_once(both: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        pytest.param(["seed=x"], "pas: seed=x: must be a whole number", marks=pytest.mark.slow),
-        (["train.dense.batch_size=63"], "pas: a batch of 63 images can't be divided evenly among 2 processes"),
+        (["seed=x"], "pas: seed=x: must be a whole number"),
+        pytest.param(["train.dense.batch_size=63"], "a batch of 63 images can't be divided evenly", marks=pytest.mark.slow),
         pytest.param(["train.dense.epochs=0", "budget.macs=0.001"], "smallest possible", marks=pytest.mark.slow),
     ],
 )

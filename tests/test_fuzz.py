@@ -22,6 +22,8 @@ from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.train.checkpoint import load, save
 
+pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
+
 FUZZ = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 KEYS = (

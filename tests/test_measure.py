@@ -9,6 +9,8 @@ from pas import models
 from pas.cost.measure import latency
 from pas.errors import PasError
 
+pytestmark = pytest.mark.usefixtures("exporter")
+
 
 def nets() -> dict[str, nn.Module]:
     """About eight times the work between them."""

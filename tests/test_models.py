@@ -1,5 +1,7 @@
 """Networks by name: shapes, costs, gradients, the shortcut as the exporter sees it, and what a typing error gets."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from timm.utils.model import reparameterize_model
@@ -114,20 +116,27 @@ def test_weights_of_another_network_or_none_are_refused(tmp_path) -> None:
         load_weights(model, tmp_path / "text.th")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "top1"),
-    [
-        ("cifar_resnet20", 91.73),
-        pytest.param("cifar_resnet32", 92.63, marks=pytest.mark.slow),
-        pytest.param("cifar_resnet44", 93.10, marks=pytest.mark.slow),
-        pytest.param("cifar_resnet56", 93.39, marks=pytest.mark.slow),
-    ],
+    ("name", "top1"), [("cifar_resnet20", 91.73), ("cifar_resnet32", 92.63), ("cifar_resnet44", 93.10), ("cifar_resnet56", 93.39)]
 )
-def test_shared_weights_reach_their_published_accuracy(name: str, top1: float, data_root) -> None:
+def test_weights_reach_their_published_accuracy(name: str, top1: float, data_root: Path) -> None:
+    assert accuracy(name, data_root, 10_000) == pytest.approx(top1, abs=0.005)
+
+
+@pytest.mark.data
+def test_weights_come_near_their_published_accuracy(data_root: Path) -> None:
+    """On every tenth image: three standard deviations of a thousand draws at 0.9173 are 2.6 points."""
+    assert accuracy("cifar_resnet20", data_root, 1_000) == pytest.approx(91.73, abs=2.6)
+
+
+def accuracy(name: str, data_root: Path, images: int) -> float:
+    """Top-1 accuracy in percent of the shared weights on so many test images of CIFAR-10."""
     model = models.create(name, num_classes=10)
     load_weights(model, data_root / f"{name.removeprefix('cifar_')}.th")
     data = load("cifar10", root=data_root, val_fraction=0)
     off = Augment(crop_padding=0, flip=False, cutout=0)
-    loader = make_loader(data, data.test, batch_size=500, train=False, augment=off, seed=0, device="cpu", workers=0)
-    assert evaluate(model, loader, device="cpu", precision="fp32").top1 == pytest.approx(top1, abs=0.005)
+    some = data.test.at(torch.arange(0, len(data.test), len(data.test) // images))
+    loader = make_loader(data, some, batch_size=500, train=False, augment=off, seed=0, device="cpu", workers=0)
+    return evaluate(model, loader, device="cpu", precision="fp32").top1

@@ -9,6 +9,8 @@ from torch import nn
 from pas import models, onnx
 from pas.errors import PasError
 
+pytestmark = pytest.mark.usefixtures("exporter")
+
 
 def randomised(name: str, channels: int = 3) -> nn.Module:
     """A network whose norms let the input through, as a trained one's do."""

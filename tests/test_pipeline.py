@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from rich.console import Console
 
@@ -23,6 +25,8 @@ from pas.result import read_result
 from pas.runs import Run, read_metrics, run_folder
 from pas.setting import Setting
 from pas.tracking import Tracker
+
+pytestmark = pytest.mark.usefixtures("exporter")
 
 SHORT = ["data.subset=400", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
          "cost.repeats=5", "cost.warmup=1", "hardware.threads=1"]  # fmt: skip
@@ -92,8 +96,7 @@ def test_a_budget_of_parameters(tmp_path: Path) -> None:
 
 
 def test_two_budgets(tmp_path: Path) -> None:
-    """And weights in channels_last: what is reloaded lies in memory as a fresh network does, and sums in that order."""
-    words = ["model=mobilenetv2_mini", "hardware.channels_last=true", "budget.macs=0.9", "budget.params=0.5", "options.round_to=1"]
+    words = ["budget.macs=0.9", "budget.params=0.5", "options.round_to=1"]
     result = run(compose(short(tmp_path, *words)), Console(quiet=True))
     assert [limit["kind"] for limit in result["limits"]] == ["macs", "params"]
     assert all(limit["achieved"] <= limit["target"] for limit in result["limits"])
@@ -115,6 +118,15 @@ def strip(result: dict) -> dict:
 
 def losses(folder: Path) -> list[tuple]:
     return [(row["stage"], row["step"], row["loss"], row.get("open")) for row in read_metrics(folder)]
+
+
+def widths(folder: Path) -> dict[str, int]:
+    return pas.Architecture.from_json((folder / "architecture.json").read_text()).widths()
+
+
+def steps(folder: Path) -> int:
+    """Steps of the fine-tuning."""
+    return [row for row in read_metrics(folder) if row["stage"] == "finetune"][-1]["step"]
 
 
 def test_the_parent_is_the_same_whether_trained_or_found(tmp_path: Path) -> None:
@@ -156,12 +168,14 @@ def test_what_is_wrong_is_said_in_one_line(overrides: list[str], words: str, tmp
 
 def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
-        "from torch import nn\n\n\ndef make(num_classes, in_chans):\n"
-        "    return nn.Sequential(nn.Conv2d(in_chans, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, 2), nn.ReLU(),\n"
+        "from torch import nn\n\n\ndef block(i, o, *arguments, **more):\n"
+        "    return nn.Conv2d(i, o, *arguments, **more), nn.BatchNorm2d(o), nn.ReLU()\n\n\n"
+        "def make(num_classes, in_chans):\n"
+        "    return nn.Sequential(*block(in_chans, 16, 3, 2), *block(16, 48, 1), *block(48, 48, 3, 2, groups=48), *block(48, 24, 1),\n"
         "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, num_classes))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    config = compose(short(tmp_path / "runs", "model=python", "model.entry=mine:make", "options.round_to=1"))
+    config = compose(short(tmp_path / "runs", "model=python", "model.entry=mine:make", "options.round_to=1", "hardware.channels_last=true"))
     result = run(config, Console(quiet=True))
     assert result["model"] == "mine:make"
     assert result["searched"]["macs"] <= result["budget"]["target"]
@@ -177,26 +191,45 @@ def test_a_network_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum(p.numel() for p in network.parameters()) == result["searched"]["params"]
 
 
-def test_controls_take_the_widths_of_their_source(finished: tuple[Path, dict]) -> None:
-    """random: other channels; scratch: other weights, the epochs of all stages. The source is found, or run first."""
+def test_weights_of_channels_last_are_laid_out_as_a_fresh_networks() -> None:
+    """Convolutions sum in the order of the layout, and a bundle is loaded into a fresh network."""
+    fresh, trained = (timm.create_model("mobilenetv2_mini") for _ in range(2))
+    trained.to(memory_format=torch.channels_last)
+    layouts = [[tensor.stride() for tensor in network.state_dict().values()] for network in (fresh, trained)]
+    assert layouts[0] != layouts[1]
+    before = copy.deepcopy(trained.state_dict())
+    after = pipeline._as_reloaded(trained).state_dict()
+    assert [tensor.stride() for tensor in after.values()] == layouts[0]
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_random_takes_the_widths_of_its_source(finished: tuple[Path, dict]) -> None:
     folder, result = finished
-    widths = pas.Architecture.from_json((folder / "architecture.json").read_text()).widths()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     rehearse(compose(short(folder.parent, "method=random", "dry_run=true")))
-    for method, epochs in (("random", 3), ("scratch", 4)):
-        config = compose(short(folder.parent, f"method={method}"))
-        control = run(config, Console(quiet=True))
-        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before  # a finished source is only read
-        assert control["method"] == f"{method}-pas"
-        assert control["epochs"] == {"dense": 1, "search": 0, "finetune": epochs}
-        assert control["searched"]["macs"] == result["searched"]["macs"]
-        kept = pas.Architecture.from_json((run_folder(config) / "architecture.json").read_text())
-        assert kept.widths() == widths
-        last = [row for row in read_metrics(run_folder(config)) if row["stage"] == "finetune"][-1]
-        assert last["step"] == epochs * 6  # 400 training images, batch 64
-    other = run(compose(short(folder.parent, "method=random", "method@method.source=uniform", "budget.macs=0.7")), Console(quiet=True))
-    assert other["method"] == "random-uniform"
-    assert list(folder.parent.glob("*-uniform-macs0.7-*/result.json"))
+    config = compose(short(folder.parent, "method=random"))
+    control = run(config, Console(quiet=True))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before  # a finished source is only read
+    assert control["method"] == "random-pas"
+    assert control["epochs"] == {"dense": 1, "search": 0, "finetune": 3}
+    assert control["searched"]["macs"] == result["searched"]["macs"]
+    assert widths(run_folder(config)) == widths(folder)
+    assert steps(run_folder(config)) == 3 * 6  # 400 training images, batch 64
+
+
+def test_scratch_runs_its_source_first_and_starts_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(short(tmp_path, "method=scratch", "method@method.source=uniform"))
+    started = []
+    monkeypatch.setattr(pipeline, "_fresh", lambda setting, make=pipeline._fresh: started.append(make(setting)) or started[-1])
+    monkeypatch.setattr(stages, "make", lambda *args, make=stages.make, **how: started.append(make(*args, **how)) or started[-1])
+    control = run(config, Console(quiet=True))
+    first, *_, last = (network.stem.conv_kxk.conv.weight.detach() for network in started)
+    assert not torch.equal(first, last)
+    (source,) = tmp_path.glob("*-uniform-macs0.5-s0-*[0-9a-f]/result.json")
+    assert control["method"] == "scratch-uniform"
+    assert control["epochs"] == {"dense": 1, "search": 0, "finetune": 4}
+    assert widths(run_folder(config)) == widths(source.parent)
+    assert steps(run_folder(config)) == 4 * 6
 
 
 def test_a_warm_start_and_given_channels(finished: tuple[Path, dict]) -> None:
@@ -224,7 +257,7 @@ class StoppedError(Exception):
     """A run that ends in the middle."""
 
 
-def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distilled_shrunk_and_stopped(finished: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that distils from the dense parent and shrinks twice, stopped between any two of its parts: the same end."""
     words = ["train.search.distill=0.5", "train.finetune.distill=0.5", "options.shrink=[0.55,0.8]", "budget.macs=0.3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -245,20 +278,9 @@ def test_distilled_shrunk_and_stopped(tmp_path: Path, monkeypatch: pytest.Monkey
     assert strip(run(config, Console(quiet=True))) == strip(result)
     assert losses(run_folder(config)) == losses(run_folder(compose(short(whole, *words))))
     assert result["searched"]["macs"] <= 0.3 * result["dense"]["macs"]
-    alone, plain = ([*words, "train.finetune.distill=0"], ["budget.macs=0.3"])
-    for more in (alone, plain):
-        run(compose(short(whole, *more)), Console(quiet=True))
-    both, searching, neither = (losses(run_folder(compose(short(whole, *more)))) for more in (words, alone, plain))
+    alone = compose(short(whole, *words, "train.finetune.distill=0"))
+    run(alone, Console(quiet=True))
+    both, searching, neither = losses(run_folder(config)), losses(run_folder(alone)), losses(finished[0])
     assert [row for row in both if row[0] == "search"] == [row for row in searching if row[0] == "search"]
     assert [row for row in both if row[0] == "finetune"] != [row for row in searching if row[0] == "finetune"]
-    assert both[0] != neither[0]  # the first row of the search, from the same weights
-
-
-def test_scratch_starts_from_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose(short(tmp_path, "method=scratch", "method@method.source=uniform"))
-    started = []
-    monkeypatch.setattr(pipeline, "_fresh", lambda setting, make=pipeline._fresh: started.append(make(setting)) or started[-1])
-    monkeypatch.setattr(stages, "make", lambda *args, make=stages.make, **how: started.append(make(*args, **how)) or started[-1])
-    run(config, Console(quiet=True))
-    first, *_, last = (network.stem.conv_kxk.conv.weight.detach() for network in started)
-    assert not torch.equal(first, last)
+    assert both[0] != neither[0]  # from the same weights; neither budget nor shrinking changes the first loss

@@ -20,6 +20,8 @@ from pas.pipeline import rehearse
 from pas.runs import run_folder
 from pas.surgery.forms import signature
 
+pytestmark = pytest.mark.usefixtures("exporter")
+
 # 160 images to train on: 10 batches of 16
 SMALL = ["data.subset=160", "data.image_size=16", "hardware.threads=1"]
 BATCHES = ["train.dense.batch_size=16", "train.search.batch_size=16", "train.finetune.batch_size=16"]

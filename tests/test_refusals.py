@@ -19,6 +19,8 @@ from pas.keys import run_key
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 
+pytestmark = pytest.mark.usefixtures("exporter")
+
 SHORT = ["data.subset=100", "data.image_size=16", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1",
          "cost.runtime=torch", "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.workers=0"]  # fmt: skip
 

@@ -151,8 +151,8 @@ def test_more_fields_are_allowed(tmp_path: Path):
 
 
 def test_results_from_before_there_was_a_choice(tmp_path: Path):
-    """They name neither split nor settings: it was the test split, under the one setting there was."""
-    before = {name: value for name, value in RESULT.items() if name not in ("split", "settings", "variant")}
+    """They name neither split nor settings nor further limits: it was the test split, under the one setting and limit there was."""
+    before = {name: value for name, value in RESULT.items() if name not in ("split", "settings", "variant", "limits")}
     (tmp_path / "result.json").write_text(json.dumps(before))
     assert read_result(tmp_path) == RESULT
 
