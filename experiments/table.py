@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,24 +125,33 @@ def _collect(experiment: Experiment, config: Config) -> None:
 
 
 def table(experiment: Experiment) -> str:
-    """Markdown: top-1 of every row and cell, mean ± std over the seeds, and the paired difference to the first row."""
+    """Markdown: top-1 of every row and cell, mean ± std over the seeds, the paired difference to the first row, and what the search
+    came to by itself, as shares of the target: the export closes or reopens the rest.
+    """
     found: dict[tuple[str, str], dict[int, dict]] = {}
     for row, cell, seed, overrides in experiment.jobs():
         file = experiment.folder / "results" / run_folder(compose(overrides)).name / "result.json"
         if file.exists():
             found.setdefault((row, cell), {})[seed] = json.loads(file.read_text())
     first = next(iter(experiment.rows))
-    lines = ["| row | " + " | ".join(f"{cell}: top-1, % | {first} minus it" for cell in experiment.cells) + " |"]
-    lines.append("|---" * (1 + 2 * len(experiment.cells)) + "|")
+    lines = ["| row | " + " | ".join(f"{cell}: top-1, % | {first} minus it | by itself" for cell in experiment.cells) + " |"]
+    lines.append("|---" * (1 + 3 * len(experiment.cells)) + "|")
     for row in experiment.rows:
         words = [row]
         for cell in experiment.cells:
             mine, best = found.get((row, cell), {}), found.get((first, cell), {})
             top1 = {seed: result["searched"]["top1"] for seed, result in mine.items()}
             gaps = [best[seed]["searched"]["top1"] - value for seed, value in top1.items() if seed in best]
-            words += [_mean(list(top1.values())), "" if row == first else _mean(gaps, sign="+")]
+            words += [_mean(list(top1.values())), "" if row == first else _mean(gaps, sign="+"), _by_itself(mine.values())]
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _by_itself(results: Iterable[dict]) -> str:
+    shares = sorted(result["budget"]["open"] / result["budget"]["target"] for result in results if "open" in result["budget"])
+    if not shares:
+        return ""
+    return f"{shares[0]:.2f}" if shares[-1] - shares[0] < 0.005 else f"{shares[0]:.2f} to {shares[-1]:.2f}"
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:

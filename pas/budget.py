@@ -71,7 +71,7 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
     """Resolve a budget against a network whose smallest legal form keeps the channels `smallest`.
 
     Raises PasError when even that costs more than the budget allows, naming the smallest possible target and the frozen
-    axes.
+    axes, and when the dense network costs less.
     """
     found = []
     everything = np.ones(signature.channels, dtype=bool)
@@ -80,6 +80,8 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
         dense, least, number = cost.at(everything), cost.at(smallest), parse(amount)
         assert number is not None  # a budget was checked when it was made
         target = number * dense if number <= 1 else number
+        if target > dense:
+            raise PasError(f"budget.{kind}={amount} allows more than the dense network's {human(dense)}: leave it out, or give less")
         if target < least:
             frozen = [axis.name for axis in signature.axes if not axis.prunable]
             share = math.ceil(1e4 * least / dense) / 1e4  # rounded up, so that what is named here isn't refused in turn
@@ -87,5 +89,5 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
                 f"budget.{kind}={amount}: {human(target)} can't be reached; the smallest possible is {least} "
                 f"({share:.4f} of the dense {human(dense)}) with the minimum widths and {len(frozen)} frozen axes"
             )
-        found.append(Limit(kind, cost, dense, min(target, dense)))
+        found.append(Limit(kind, cost, dense, target))
     return Limits(tuple(found))

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pas import __version__
 from pas.errors import PasError, told
 from pas.stop import Stopped, stoppable
 
@@ -23,7 +24,7 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
 {groups}
 
   KEY=VALUE sets any value: budget.macs=0.3  seed=1  train.search.epochs=4  options.round_to=8
-  budget=params budget.params="2 M"  sets parameters instead of MACs; with budget.macs beside it, both hold
+  budget=params budget.params="50 k"  sets parameters instead of MACs; with budget.macs beside it, both hold
   -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
   Ctrl-C or SIGTERM saves the training at its next step and ends all of it (130 or 143); a second one ends at once
   dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find the width of every layer of a network under a budget.",
         epilog="example: pas search budget.macs=0.3 (pas VERB --help says more)",
     )
+    parser.add_argument("--version", action="version", version=f"pas {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
     parser.set_defaults(verb=lambda _: _help(parser))
     # listed here; `main` hands its arguments to Hydra before this parser sees them
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--num-classes", type=_positive, default=1000, metavar="N", help="logits of the classifier (default: 1000)"
     )
     inspect.add_argument(
-        "--in-chans", type=_positive, default=3, metavar="N", help="channels of the image, with --entry (default: 3)"
+        "--in-chans", type=_positive, default=3, metavar="N", help="channels of the image (default: 3)"
     )
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
@@ -175,8 +177,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from pas import inspection
 
-    name, shape = options.entry or options.model, {"image_size": options.image_size, "num_classes": options.num_classes}
-    found = inspection.inspect_entry(name, in_chans=options.in_chans, **shape) if options.entry else inspection.inspect(name, **shape)
+    name, how = options.entry or options.model, inspection.inspect_entry if options.entry else inspection.inspect
+    found = how(name, image_size=options.image_size, num_classes=options.num_classes, in_chans=options.in_chans)
     if options.json:
         print(json.dumps(inspection.as_json(name, found), indent=1))
     else:
@@ -185,9 +187,13 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from pas.publish.bundle import read_config
     from pas.publish.evaluate import evaluate
 
     metrics = evaluate(options.bundle, options.data, options.root, options.entry)
+    trained = read_config(options.bundle)["pas"].get("data", options.data)
+    if trained != options.data:
+        print(f"pas: {options.bundle} was searched on {trained}, not {options.data}", file=sys.stderr)
     print(
         f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
     )

@@ -19,12 +19,12 @@ from pas.errors import PasError
 from pas.surgery.forms import signature
 
 
-def inspect(name: str, *, image_size: int | None, num_classes: int) -> Signature:
+def inspect(name: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
     """The signature of a network by name, without weights. `image_size`: pixels a side, None for the network's own."""
     with torch.device("meta"):
-        model: Any = models.create(name, num_classes=num_classes)
+        model: Any = models.create(name, num_classes=num_classes, in_chans=in_chans)
     size = image_size or model.pretrained_cfg["input_size"][-1]
-    return signature(model, torch.zeros(1, 3, size, size, device="meta"))
+    return signature(model, torch.zeros(1, in_chans, size, size, device="meta"))
 
 
 def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
@@ -93,6 +93,7 @@ def show(name: str, sig: Signature, console: Console) -> None:
         words = row["frozen"] or _places(row["slots"], shown)
         table.add_row(Text(row["name"]), str(row["size"]), *shares, Text(words))
     console.print(table)
+    console.print("Shares overlap: a layer costs both what it reads and what it makes.", style="dim", highlight=False)
 
 
 def _places(slots: list[list[Any]], shown: int) -> str:

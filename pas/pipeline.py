@@ -127,6 +127,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     seconds = {"prepare": parent.seconds, "search": searched_for, "finetune": tuned_for}
 
     def conclude() -> dict[str, Any]:
+        setting.say("measuring latencies, writing the bundle")
         times = _latencies(setting, fuse(parent.network).cpu(), plain)
         result = _result(setting, search, architecture, parent, top1, times, seconds)
         searched = config.train.search.epochs if search.method.learns else 0

@@ -111,7 +111,8 @@ class Search:
         ]
 
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
-        """Show data to a method before the first step: `taylor` needs it, `pas` judges channels better with it, others ignore it.
+        """Show data to a method before the first step: `taylor` needs it, `pas` judges channels better with it, `pas_paper` ranks the
+        initial values of its gates by it where they are spread; others ignore it.
 
         `batches`: pairs (x, y) as in training. `loss`: (network, x, y) -> mean loss.
         """
@@ -208,8 +209,8 @@ class Search:
         return other
 
     def report(self) -> dict[str, Any]:
-        """What the search has reached: per limit the target, what an export would cost, the dense cost; widths; moved
-        gates.
+        """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels
+        cost (`open`); the gates that the export would close or reopen; widths; the axes that stay whole, and why.
         """
         mask = self._landed()
         now = self.method.open()

@@ -120,6 +120,8 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     began = time.monotonic()
     saved = setting.checkpoint(setting.tracker.run, "search")
     if not (search.method.learns and saved is not None and distributed.from_leader(saved.exists)):  # else it has what data said
+        if search.method.samples:
+            setting.say(f"judging channels by {min(search.method.samples, len(setting.data.train))} examples")
         search.calibrate(setting.examples(recipe.batch_size), _plain_loss)
     seconds = time.monotonic() - began
     if not search.method.learns:

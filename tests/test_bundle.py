@@ -42,6 +42,7 @@ def write(folder: Path, name: str, size: int = 32) -> tuple[torch.nn.Module, tor
     return plain, x
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "name", ["repvgg_a0", "cifar_resnet20", "mobilenetv3_small_100", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)]
 )

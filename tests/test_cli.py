@@ -139,11 +139,17 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return out.splitlines()
 
 
+def test_inspect_takes_the_images_channels(capsys: pytest.CaptureFixture[str]):
+    lines = shown(capsys, "repvgg_nano", "--num-classes", "10", "--in-chans", "1", "--image-size", "32")
+    assert lines[0].startswith("repvgg_nano: ")
+    assert "2.84 M MACs" in lines[0]  # 2,912,896 with three channels, less 2 x 9 x 16 at 16 x 16 places
+
+
 def test_inspect_fits_into_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = shown(capsys, "mobilenetv2_mini", "--num-classes", "10")
     assert max(len(line) for line in lines) <= 80
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:]}
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:-1]}
     assert len(rows) == 18  # a line an axis, none of them wrapped
     assert rows["x"].endswith(" it is an input of the network")
     assert rows["classifier"].endswith(" it is an output of the network")

@@ -89,12 +89,14 @@ def test_the_dense_parent_is_trained_once(finished: tuple[Path, dict]) -> None:
     assert (parents[0] / "model.safetensors").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.no_cover
 def test_a_budget_of_parameters(tmp_path: Path) -> None:
     result = run(compose(short(tmp_path, "budget.macs=null", "budget.params=40k", "options.round_to=1")), Console(quiet=True))
     assert result["budget"]["kind"] == "params"
     assert 0.99 * 40_000 <= result["searched"]["params"] <= 40_000
 
 
+@pytest.mark.no_cover
 def test_two_budgets(tmp_path: Path) -> None:
     words = ["budget.macs=0.9", "budget.params=0.5", "options.round_to=1"]
     result = run(compose(short(tmp_path, *words)), Console(quiet=True))
@@ -203,6 +205,7 @@ def test_weights_of_channels_last_are_laid_out_as_a_fresh_networks() -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.no_cover
 def test_random_takes_the_widths_of_its_source(finished: tuple[Path, dict]) -> None:
     folder, result = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

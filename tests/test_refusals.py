@@ -47,6 +47,7 @@ def search(folder: Path, *words: str) -> list[str]:
         (["model=repvgg_nan"], "no model is called 'repvgg_nan': did you mean repvgg_nano"),
         (["budget.macs=0.0001"], "can't be reached; the smallest possible is"),
         (["budget.macs=2"], "budget.macs=2: 2 can't be reached; the smallest possible is"),
+        (["budget.macs=300 M"], "budget.macs=300 M allows more than the dense network's"),
         (["budget.macs=1.5"], "budget.macs=1.5: must be a share in (0, 1]"),
         (["data=cifar10", "data.root=/nowhere"], "cifar10 is not (or not intact) under /nowhere: set data.root= or PAS_DATA"),
         (["data=imagefolder", "data.root=/nowhere"], "imagefolder is not (or not intact) under /nowhere"),
@@ -198,7 +199,10 @@ def test_weights_that_do_not_fit(tmp_path: Path, capfd: pytest.CaptureFixture[st
     save_file(colour, tmp_path / "colour.safetensors")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "seven.safetensors").read_bytes()[:5000])
+    old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")  # of before torch counted batches
     for name, expected in {
+        "old.pth": "they tell 7 classes apart, the data has 10 (head.fc.weight)",
         "seven.safetensors": "they tell 7 classes apart, the data has 10 (head.fc.weight)",
         "micro.pth": "of this ByobNet: ",
         "colour.safetensors": " is 16 x 3 x 3 x 3 there and 16 x 1 x 3 x 3 in the network",
@@ -282,7 +286,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = models.create("repvgg_nano", num_classes=10, in_chans=1).eval()
     signature = pas.signature(model, torch.zeros(1, 1, 16, 16))
     folder = tmp_path_factory.mktemp("good") / "bundle"
-    about = {"mean": (0.5,), "std": (0.5,), "about": {}, "card": "#"}
+    about = {"mean": (0.5,), "std": (0.5,), "about": {"data": "fashion_mnist"}, "card": "#"}
     bundle.save(folder, pas.fuse(model), Backbone("repvgg_nano", {}, 10, 1, 16), signature.dense(), **about)
     return folder
 
@@ -291,6 +295,11 @@ def test_bundles_and_data_that_do_not_match(good: Path, pictures: Path, tmp_path
     said = refused(["evaluate", str(good), "--data", "imagefolder", "--root", str(pictures)], capfd)
     assert "tells 10 classes apart in images of 1 channels, but imagefolder has 2 classes and 3 channels" in said
     assert "no data set is called 'digit'" in refused(["evaluate", str(good), "--data", "digit"], capfd)
+    assert f"{good.parent} is a run; its bundle is {good}" in refused(["evaluate", str(good.parent), "--data", "digits"], capfd)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["evaluate", str(good), "--data", "digits"])
+    assert left.value.code == 0
+    assert capfd.readouterr().err == f"pas: {good} was searched on fashion_mnist, not digits\n"
 
 
 @pytest.mark.parametrize("name", bundle.FILES[:3])

@@ -74,7 +74,7 @@ ABLATION = Experiment(
         "... stochastic gates": (*OURS, "method.options.noise=0.05"),
         "... decay on gates": (*OURS, "method.options.decay=1"),
         "... raw cost gradient": (*OURS, "method.options.normalise=0"),
-        "... one-sided cost gradient": (*OURS, "method.options.both_sides=0"),
+        "... raw cost gradient, to makers only": (*OURS, "method.options.normalise=0", "method.options.both_sides=0"),
         "... penalty of fixed strength": (*OURS, "method.options.multiplier=0"),
         "pas_paper's gates, pas's schedule": ("method=pas_paper",),
         "one-shot Taylor, cost counted anew": ("method=taylor", "method.options.recost=20"),

@@ -43,10 +43,11 @@ class PasPaper(Method):
     convolutions of shortcuts.
 
     Changes, for ablations: `normalise`, the cost's gradient divided by its mean over each axis, so that all layers feel the
-    same pressure; `multiplier`, learning rate of a multiplier that takes alpha's place: k = m + 2 max(0, e), m <- max(0, m + rate e),
-    with e the relative error (of several limits the largest moves m) against a target that falls linearly over the first 60 % of
-    the steps; `spread`, initial values from `initial` - spread to `initial` + spread by Taylor rank inside each axis (`calibrate`),
-    where equal ones move a whole layer as a front; `noise`, scale of logistic noise on the gates.
+    same pressure (all channels of an axis cost the same, so `both_sides` makes no difference then); `multiplier`, learning
+    rate of a multiplier that takes alpha's place: k = m + 2 max(0, e), m <- max(0, m + rate e), with e the relative error (of
+    several limits the largest moves m) against a target that falls linearly over the first 60 % of the steps; `spread`,
+    initial values from `initial` - spread to `initial` + spread by Taylor rank inside each axis (`calibrate`), where equal
+    ones move a whole layer as a front; `noise`, scale of logistic noise on the gates.
     """
 
     def __init__(

@@ -44,12 +44,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 def _difference(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """In what the weights don't fit the network, in one line; None when they do."""
     wanted = model.state_dict()
-    missing, foreign = [name for name in wanted if name not in state], [name for name in state if name not in wanted]
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]  # torch fills these in
+    foreign = [name for name in state if name not in wanted]
     if missing or foreign:
         words = [f"{which} {names[0]} (and {len(names) - 1} more)" if len(names) > 1 else f"{which} {names[0]}"
                  for which, names in (("missing", missing), ("not in the network", foreign)) if names]  # fmt: skip
         return "; ".join(words)
-    shapes = [(name, tuple(state[name].shape), tuple(wanted[name].shape)) for name in wanted]
+    shapes = [(name, tuple(state[name].shape), tuple(wanted[name].shape)) for name in wanted if name in state]
     differing = [(name, there, here) for name, there, here in shapes if there != here]
     if not differing:
         return None

@@ -80,6 +80,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise PasError(f"no bundle at {folder}: give the folder that a search wrote (runs/.../bundle)")
     missing = [name for name in FILES[:3] if not (folder / name).is_file()]
+    if missing and (folder / "bundle").is_dir():
+        raise PasError(f"{folder} is a run; its bundle is {folder / 'bundle'}")
     if missing:
         raise PasError(f"{folder} is not a bundle: {missing[0]} is missing")
     file = folder / "config.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from rich.console import Console
@@ -52,7 +52,7 @@ def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) ->
               "Speed-up is the ratio of the median latencies of the two networks, measured in one process."]  # fmt: skip
     if figures:
         lines += ["", "## Figures", ""]
-        lines += [f"![{path.stem}]({path.relative_to(folder).as_posix()})" for path in figures]
+        lines += [_picture(path.relative_to(folder)) for path in figures]
     return "\n".join(lines) + "\n"
 
 
@@ -79,6 +79,12 @@ def _comparison(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def _seconds(result: dict[str, Any]) -> str:
     return ", ".join(f"{stage} {value:.{1 if value < 10 else 0}f} s" for stage, value in result["seconds"].items())
+
+
+def _picture(path: PurePath) -> str:
+    """An image whose text names the run that it shows: RUN/figures/widths.png."""
+    run = f"{path.parts[-3]}: " if len(path.parts) > 2 else ""
+    return f"![{run}{path.stem}]({path.as_posix()})"
 
 
 def _means(runs: Sequence[Finished]) -> list[str]:
