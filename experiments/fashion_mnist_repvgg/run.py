@@ -55,7 +55,7 @@ CUT_EARLY = Experiment(
 SCARCE = Experiment(
     folder=HERE,
     common=COMMON,
-    rows={row: MAIN.rows[row] for row in ("pas", "uniform, from scratch", "uniform, L1", "one-shot Taylor")},
+    rows={row: MAIN.rows[row] for row in ("pas", "uniform, from scratch", "uniform, L1", "one-shot Taylor", "pas's widths, from scratch")},
     cells={"0.1": ("budget.macs=0.1",)},
     seeds=MAIN.seeds,
 )
