@@ -37,9 +37,11 @@ def near(word: str, known: Sequence[str]) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
+    """What led to an error, each once: an error that was raised again while another was handled can be among its own causes."""
+    seen, cause = {id(error)}, error.__cause__ or error.__context__
+    while cause is not None and id(cause) not in seen:
         yield cause
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
 
 

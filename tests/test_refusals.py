@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.errors import HydraException
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -18,6 +19,7 @@ from pas.compose import compose
 from pas.keys import run_key
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
+from pas.refusal import refusal
 
 pytestmark = pytest.mark.usefixtures("exporter")
 
@@ -72,6 +74,12 @@ def search(folder: Path, *words: str) -> list[str]:
 def test_search(words: list[str], expected: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert expected in refused(search(tmp_path, *words), capfd)
     assert not list(tmp_path.glob("runs/*/checkpoint"))  # refused before anything is trained
+
+
+def test_an_error_among_its_own_causes_is_told() -> None:
+    first, second = ValueError("first"), HydraException("second")
+    second.__cause__, first.__context__ = first, second
+    assert refusal(second, lambda where: []) == "second"
 
 
 @pytest.mark.parametrize(
