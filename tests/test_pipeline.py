@@ -232,6 +232,7 @@ def test_scratch_runs_its_source_first_and_starts_from_other_weights(tmp_path: P
     assert control["method"] == "scratch-uniform"
     assert control["epochs"] == {"dense": 1, "search": 0, "finetune": 4}
     assert widths(run_folder(config)) == widths(source.parent)
+    assert control["searched"]["macs"] == read_result(source)["searched"]["macs"]
     assert steps(run_folder(config)) == 4 * 6
 
 
