@@ -3,6 +3,7 @@
     python experiments/fashion_mnist_repvgg/run.py main        # test split, seeds 0, 1, 2
     python experiments/fashion_mnist_repvgg/run.py ablation    # validation split, seeds 10, 11: what was decided from
     python experiments/fashion_mnist_repvgg/run.py schedule    # the same for where the epochs go
+    python experiments/fashion_mnist_repvgg/run.py scarcity    # the same for how fast the worth of further channels falls
     python experiments/fashion_mnist_repvgg/run.py early       # test split: `pas` that cuts after 8 epochs
     python experiments/fashion_mnist_repvgg/run.py scarce      # test split, a tenth of the MACs: where the width decides
 
@@ -105,6 +106,19 @@ SCHEDULE = Experiment(
     seeds=(10, 11),
 )  # fmt: skip
 
+SCARCITY = Experiment(
+    folder=ABLATION.folder,
+    common=ABLATION.common,
+    rows={
+        "pas": ("method=pas",),
+        "pas, scarcity 2": ("method=pas", "method.options.scarcity=2"),
+        "pas, scarcity 4": ("method=pas", "method.options.scarcity=4"),
+        "uniform, L1": ABLATION.rows["uniform, L1"],
+    },
+    cells={"0.1": ("budget.macs=0.1",), "0.25": ("budget.macs=0.25",)},
+    seeds=ABLATION.seeds,
+)
 
 if __name__ == "__main__":
-    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "early": CUT_EARLY, "scarce": SCARCE})
+    tables = {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "scarcity": SCARCITY, "early": CUT_EARLY, "scarce": SCARCE}
+    main(__doc__, tables)
