@@ -6,6 +6,7 @@
     python experiments/fashion_mnist_repvgg/run.py scarcity    # the same for how fast the worth of further channels falls
     python experiments/fashion_mnist_repvgg/run.py early       # test split: `pas` that cuts after 8 epochs
     python experiments/fashion_mnist_repvgg/run.py scarce      # test split, a tenth of the MACs: where the width decides
+    python experiments/fashion_mnist_repvgg/run.py scarce_schedule  # validation split: where the epochs go at a tenth
 
 Two processes of one thread each; `--processes N` for more. Started again, it does what is missing and prints the table.
 """
@@ -119,6 +120,21 @@ SCARCITY = Experiment(
     seeds=ABLATION.seeds,
 )
 
+SCARCE_SCHEDULE = Experiment(
+    folder=ABLATION.folder,
+    common=ABLATION.common,
+    rows={
+        "pas": ("method=pas",),
+        "pas, cut early": ("method=pas", *EARLY),
+        "uniform, L1": ABLATION.rows["uniform, L1"],
+        "uniform, L1, cut early": (*ABLATION.rows["uniform, L1"], *EARLY),
+        "uniform, from scratch": SCRATCH,
+    },
+    cells=SCARCE.cells,
+    seeds=ABLATION.seeds,
+)
+
 if __name__ == "__main__":
-    tables = {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "scarcity": SCARCITY, "early": CUT_EARLY, "scarce": SCARCE}
+    tables = {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "scarcity": SCARCITY, "early": CUT_EARLY,
+              "scarce": SCARCE, "scarce_schedule": SCARCE_SCHEDULE}  # fmt: skip
     main(__doc__, tables)
