@@ -57,7 +57,11 @@ CUT_EARLY = Experiment(
 SCARCE = Experiment(
     folder=HERE,
     common=COMMON,
-    rows={row: MAIN.rows[row] for row in ("pas", "uniform, from scratch", "uniform, L1", "one-shot Taylor", "pas's widths, from scratch")},
+    rows={
+        **{row: MAIN.rows[row] for row in ("pas", "uniform, from scratch", "uniform, L1", "one-shot Taylor", "pas's widths, from scratch")},
+        "pas, cut early": CUT_EARLY.rows["pas, cut early"],
+        "uniform, L1, cut early": (*MAIN.rows["uniform, L1"], *EARLY),
+    },
     cells={"0.1": ("budget.macs=0.1",)},
     seeds=MAIN.seeds,
 )
