@@ -192,7 +192,7 @@ def test_union_find_with_bindings() -> None:
     """Ties by hand: 6 channels read as 2 groups of 3; the element (g, w) stays when both do."""
     ids = Ids()
     channels = ids.fresh(6, "conv", 0)
-    group, width = ids.split(channels, 2, 3, ("groups", "inputs"))
+    group, width = ids.split(channels, 2, 3, ("groups", "inputs"), "here")
     assert group.shape == (2, 1)
     assert width.shape == (3, 1)
     resolved = ids.resolve(channels)
@@ -200,7 +200,7 @@ def test_union_find_with_bindings() -> None:
     other = ids.fresh(6, "other", 1)
     ids.tie(other, channels, "add")
     assert (ids.resolve(other) == resolved).all()
-    again = ids.split(other, 2, 3, ("a", "b"))
+    again = ids.split(other, 2, 3, ("a", "b"), "there")
     assert (ids.resolve(again[0]) == group).all()
     assert (ids.resolve(again[1]) == width).all()
 

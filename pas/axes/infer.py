@@ -60,7 +60,7 @@ def _apply(trace: Trace, node: fx.Node) -> Type:
             trace.ids.freeze(dim, f"no rule for {place(node)}")
     macs = _counted(node)
     if macs:
-        trace.macs(macs, (), ())
+        trace.macs(node, macs, (), ())
     value = node.meta.get("val")
     return (None,) * len(shape(node)) if isinstance(value, (torch.Tensor, tuple, list)) else ()
 
@@ -111,6 +111,9 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
         for i, count in zip(found.tolist(), counts.tolist(), strict=True):
             if i:
                 touched[i].append((index, count))
+    for number, part in enumerate(trace.pieces):  # so that no axis reaches over the end of a piece
+        for i in np.unique(ids.resolve(part)).tolist() if part is not None else ():
+            touched[i].append((-1 - number, 1))
     frozen, inexact = ids.frozen(), ids.not_exact()
     members: dict[tuple, list[int]] = defaultdict(list)
     for i, touch in touched.items():
@@ -124,7 +127,7 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
     ):
         group.sort()
         first = min(group, key=lambda i: (ids.born[i], i))
-        lives = tuple(slots[index] for index, _ in touch)
+        lives = tuple(slots[index] for index, _ in touch if index >= 0)
         if reason is None and len(group) == 1:
             reason = "it has a single channel"
         label = ids.label[first]
@@ -142,6 +145,7 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
         readers=tuple(
             dict.fromkeys(Slot(*reader) for reader in trace.readers if typed[reader[0]][reader[1]] is not None)
         ),
+        makers=tuple(dict.fromkeys(Slot(*maker) for maker in trace.makers)),
         groups={name: final(dim) for name, dim in trace.groups.items()},
         terms=tuple(dataclasses.replace(term, dims=tuple(final(dim) for dim in term.dims)) for term in trace.terms),
         constants=tuple(dataclasses.replace(c, dim=final(c.dim)) for c in trace.constants),

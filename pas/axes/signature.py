@@ -45,7 +45,8 @@ class Signature:
     A *table* (`pas.axes.ids`) types a dimension by positions in one vector over all channels, `channels` long: `mask`
     makes such a vector from an architecture, `rows` says which elements of a dimension it keeps.
 
-    `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis.
+    `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis. `makers`: the slots whose
+    zeros switch channels off that no parameter reads (queries and keys).
     `groups`: the group index of each grouped convolution. `terms`: multiply-adds of `batch` examples. `constants`:
     integers in the graph that count channels. `shapes`: all parameters of the fused form, those without axes included.
     """
@@ -55,6 +56,7 @@ class Signature:
     dims: dict[str, tuple[Dim, ...]]
     shapes: dict[str, tuple[int, ...]]
     readers: tuple[Slot, ...]
+    makers: tuple[Slot, ...]
     groups: dict[str, Dim]
     terms: tuple[Term, ...]
     constants: tuple[Constant, ...]

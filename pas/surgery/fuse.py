@@ -113,7 +113,14 @@ def fuse(model: nn.Module) -> nn.Module:
         for hook in ("reparameterize", "fuse")
         if type(module) not in READERS
     ):
-        model = reparameterize_model(model)
+        parameter = next(model.parameters())
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(parameter.dtype)  # timm's hooks make their layers with the defaults
+        try:
+            with parameter.device:
+                model = reparameterize_model(model)
+        finally:
+            torch.set_default_dtype(before)
     return model
 
 

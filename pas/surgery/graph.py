@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_unflatten
 
 from pas.architecture import Architecture
-from pas.axes.capture import owner
+from pas.axes.capture import owner, shape, shapes
 from pas.axes.infer import infer
 from pas.axes.signature import Signature, rows
 
@@ -26,6 +28,8 @@ _CHECKS = (
     aten.sym_constrain_range_for_size,
     aten.sym_constrain_range,
 )
+_SIZED = (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as)
+_SPLIT = (aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
 
 
 def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architecture: Architecture) -> fx.GraphModule:
@@ -48,22 +52,24 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     for node in dynamic.program.graph.nodes:
         if node in values or node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
             continue
+        load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
         if node.op == "output":
-            results = tuple(values[out] for out in dynamic.program.outputs)
-            graph.output(results[0] if len(results) == 1 else results)
+            results: Any = fx.map_arg(tuple(node.args[0]), load)
+            graph.output(tree_unflatten(results, dynamic.program.tree) if dynamic.program.tree is not None else results)
+            continue
+        path = owner(node)
+        if _is_leaf(node, modules.get(path)):
+            values[node] = graph.call_module(path, (load(node.args[0]),))
+        elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
+            _lift_norm(root, modules[path], path)
+            values[node] = graph.call_module(path, (load(node.args[0]),))
         else:
-            path = owner(node)
-            if _is_leaf(node, modules.get(path)):
-                values[node] = graph.call_module(path, (values[node.args[0]],))
-            elif getattr(node.target, "overloadpacket", None) is aten.batch_norm:
-                _lift_norm(root, modules[path], path)
-                values[node] = graph.call_module(path, (values[node.args[0]],))
-            else:
-                args: Any = tuple(_rewrite(node, i, argument, constants) for i, argument in enumerate(node.args))
-                load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
-                values[node] = graph.call_function(node.target, fx.map_arg(args, load), fx.map_arg(node.kwargs, load))
+            target, args, kwargs = _rewrite(node, constants)
+            values[node] = graph.call_function(target, fx.map_arg(args, load), fx.map_arg(kwargs, load))
     graph.lint()
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
+    built.graph.eliminate_dead_code()
+    built.recompile()
     built.train(small.training)
     for path, module in built.named_modules():
         if path in modules:  # a norm that was frozen in eval mode stays so
@@ -79,6 +85,10 @@ def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
+def _has_statistics(module: Any) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+
+
 def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
     """A norm whose module does more (activation, dropout) as an ordinary norm: the rest of it is in the graph."""
     norm = nn.BatchNorm2d(len(module.running_mean), module.eps, module.momentum)
@@ -91,12 +101,38 @@ def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
     root.set_submodule(path, norm.train(module.training))
 
 
-def _rewrite(node: fx.Node, position: int, argument: object, constants: dict) -> object:
+def _rewrite(node: fx.Node, constants: dict[tuple[fx.Node, int, int | None], int]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The operator and arguments of a node with the counts that stay."""
+    packet, target, args, kwargs = getattr(node.target, "overloadpacket", None), node.target, tuple(node.args), dict(node.kwargs)
+    if packet in _SIZED:  # every static size written out, so that the one that depends on the batch is left to torch
+        sizes = [constants.get((node, 1, d), size) for d, size in enumerate(_static(node))]
+        return aten.reshape.default, (args[0], sizes), {}
+    if packet in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):
+        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(shape(node))
+        sizes = [constants.get((node, 1, i), one[dim]) for i, one in enumerate(shapes(node))]
+        return aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    if packet is aten.expand:  # -1: as it was; only a dimension of size 1, which has no channels, becomes larger
+        return target, (args[0], [-1 if (node, 1, d) in constants else size for d, size in enumerate(args[1])]), kwargs  # type: ignore[return-value]
+    if packet is aten.scaled_dot_product_attention:
+        query: Any = args[0]
+        kwargs["scale"] = kwargs.get("scale") or shape(query)[-1] ** -0.5
+    if packet in (aten.slice, aten.narrow):
+        args = args + (None,) * (4 - len(args))
+    args = tuple(_counted(node, i, argument, constants) for i, argument in enumerate(args))
+    return target, args, kwargs  # type: ignore[return-value]
+
+
+def _static(node: fx.Node) -> list[int]:
+    """The sizes of a node, -1 where one depends on the batch."""
+    return [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+
+
+def _counted(node: fx.Node, position: int, argument: object, constants: dict[tuple[fx.Node, int, int | None], int]) -> object:
     if not isinstance(argument, (list, tuple)):
         return constants.get((node, position, None), argument)
     return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]
 
 
-def _load(graph: fx.Graph, values: dict, node: fx.Node, signature: Signature) -> fx.Node:
+def _load(graph: fx.Graph, values: dict[fx.Node, fx.Node], node: fx.Node, signature: Signature) -> fx.Node:
     values[node] = graph.get_attr(signature.program.tensors[node])
     return values[node]

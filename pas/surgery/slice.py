@@ -17,6 +17,9 @@ from pas.surgery.fuse import fuse
 from pas.surgery.graph import rebuild
 from pas.surgery.mask import mask, rewired
 
+GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+"""Rows of a recurrent layer's weights for each hidden channel."""
+
 
 def slice(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
     """A smaller network that computes what `mask` computes (exactly, for the axes that are `exact`).
@@ -33,11 +36,12 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     if keep.all():
         return small
     stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
-    if not stale and _same(mask(model, signature, architecture), small, signature, keep):
+    exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
+    if not stale and exact and _same(mask(model, signature, architecture), small, signature):
         return small
     plain = fuse(model)
     graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
-    return small if stale and _same(graph, small, signature, keep) else graph
+    return small if (stale or not exact) and _same(graph, small, signature) else graph
 
 
 def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
@@ -103,7 +107,7 @@ def _take(module: nn.Module, name: str, keep: list[np.ndarray], done: dict[int, 
         new = nn.Parameter(new, requires_grad=old.requires_grad)
         done[id(old)] = new
         done[id(new)] = new  # also keeps `new` alive, so that its id is not given out again
-        module.register_parameter(name, new)
+        setattr(module, name, new)  # recurrent layers keep a list of their weights
     else:
         module.register_buffer(name, new, persistent=name not in module._non_persistent_buffers_set)
 
@@ -120,17 +124,26 @@ def _resize(module: nn.Module, groups: int | None) -> None:
         module.num_features = len(module.running_mean)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_groups = module.num_groups if groups is None else groups
+        module.num_channels = len(module.weight)
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.RNNBase):
+        module.input_size, module.hidden_size = module.weight_ih_l0.shape[1], module.weight_hh_l0.shape[0] // GATES[type(module)]
+        module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
 
 
-def _same(full: nn.Module, small: nn.Module, signature: Signature, keep: np.ndarray) -> bool:
+def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
     """Does the network's own code, run on the sliced modules, still compute what `full` computes?
 
     Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32. A network without values
-    (on the meta device) can't be asked, nor one whose dropped axes are not exact.
+    (on the meta device) can't be asked.
     """
     parameter = next(full.parameters())
-    dropped = [axis for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all()]
-    if parameter.is_meta or not all(axis.exact for axis in dropped):
+    if parameter.is_meta:
         return True
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     generator = torch.Generator().manual_seed(0)
