@@ -123,6 +123,13 @@ class Ids:
         stack = lambda columns: _compact(np.stack(columns, axis=1)) if columns else None  # noqa: E731
         return _none_if_constant(stack(slow)), _none_if_constant(stack(fast))
 
+    def eldest(self) -> dict[int, tuple[int, int]]:
+        """Representative id -> (birth, id) of the eldest among those that it stands for, which gives them their name."""
+        found: dict[int, tuple[int, int]] = {}
+        for i, root in enumerate(self._find(np.arange(len(self.born))).tolist()):
+            found[root] = min(found.get(root, (self.born[i], i)), (self.born[i], i))
+        return found
+
     def frozen(self) -> dict[int, str]:
         """Representative id -> why it stays whole."""
         reasons: dict[int, str] = {}

@@ -40,6 +40,17 @@ class Constant:
     dim: Dim
 
 
+@dataclass(frozen=True)
+class Shuffle:
+    """A node that gives the channels of `source` along `along` another order: its element i is element ``order[i]`` of the type `before`."""
+
+    node: fx.Node
+    source: fx.Node
+    along: int
+    order: tuple[int, ...]
+    before: Dim
+
+
 class Trace:
     """The state of one pass over a captured graph.
 
@@ -57,6 +68,7 @@ class Trace:
         self.readers: list[tuple[str, int]] = []
         self.makers: list[tuple[str, int]] = []
         self.pieces: list[Dim] = []
+        self.shuffles: list[Shuffle] = []
         self.many: dict[fx.Node, tuple[Type, ...]] = {}
         self.origins: dict[tuple[fx.Node, int], frozenset[tuple[str, int]] | None] = {}
         self.groups: dict[str, Dim] = {}
@@ -97,9 +109,9 @@ class Trace:
 
     # -- making and relating ids
 
-    def fresh(self, size: int, node: fx.Node, role: str = "") -> Dim:
-        """New ids that are born at this node and named after its module."""
-        return self.ids.fresh(size, _label(node, role), self._position[node])
+    def fresh(self, size: int, node: fx.Node, role: str = "", *, last: bool = False) -> Dim:
+        """New ids that are born at this node and named after its module; `last`: only if nothing that they are tied to has a name."""
+        return self.ids.fresh(size, _label(node, role), self._position[node] + (len(self._position) if last else 0))
 
     def split(self, dim: Dim, n: int, m: int, node: fx.Node, roles: tuple[str, str]) -> tuple[Dim, Dim]:
         """`Ids.split` with labels that name this node's module."""

@@ -172,6 +172,9 @@ def _turned(trace: Trace, node: fx.Node, dim: int) -> Origin:
 def _reshape(trace: Trace, node: fx.Node, dim: int) -> Origin:
     """What is zero in a product is zero where any of its factors is off."""
     x: Any = node.args[0]
+    for turned in trace.shuffles:
+        if turned.node is node:
+            return zeros(trace, turned.source, dim)
     for olds, news in regroup(shape(x), shape(node)):
         if dim in news:
             return _all(zeros(trace, x, d) for d in olds if trace[x][d] is not None) if olds else None

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_unflatten
@@ -15,6 +16,7 @@ from pas.architecture import Architecture
 from pas.axes.capture import owner, shape, shapes
 from pas.axes.infer import infer
 from pas.axes.signature import Signature, rows
+from pas.axes.trace import Shuffle
 
 aten = torch.ops.aten
 _LEAVES = {
@@ -46,6 +48,7 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     for name, tensor in dynamic.program.constants.items():
         root.register_buffer(name, tensor.detach().clone(), persistent=False)
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
+    orders = {turned.node: (number, turned) for number, turned in enumerate(dynamic.shuffles)}
     names = list(inspect.signature(model.forward).parameters)  # an example of keywords may have another order
     for node in sorted(dynamic.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
         values[node] = graph.placeholder(node.name)
@@ -58,7 +61,12 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
             graph.output(tree_unflatten(results, dynamic.program.tree) if dynamic.program.tree is not None else results)
             continue
         path = owner(node)
-        if _is_leaf(node, modules.get(path)):
+        if node in orders:
+            number, turned = orders[node]
+            root.register_buffer(f"order{number}", _order(turned, keep), persistent=False)
+            index = graph.get_attr(f"order{number}")
+            values[node] = graph.call_function(aten.index_select.default, (load(turned.source), turned.along, index))
+        elif _is_leaf(node, modules.get(path)):
             values[node] = graph.call_module(path, (load(node.args[0]),))
         elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
             _lift_norm(root, modules[path], path)
@@ -75,6 +83,13 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
         if path in modules:  # a norm that was frozen in eval mode stays so
             module.training = modules[path].training
     return built
+
+
+def _order(turned: Shuffle, keep: np.ndarray) -> torch.Tensor:
+    """Where the kept channels, in their new order, stand among the kept ones in their old order."""
+    kept = rows(turned.before, keep, len(turned.order))
+    place = np.cumsum(kept) - 1
+    return torch.from_numpy(np.array([place[i] for i in turned.order if kept[i]], dtype=np.int64))
 
 
 def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:

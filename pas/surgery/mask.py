@@ -11,7 +11,7 @@ from torch import nn
 from pas.architecture import Architecture
 from pas.axes.signature import Signature, rows
 from pas.surgery.forms import TypedBlock, flat_input, readers, typed_blocks
-from pas.surgery.fuse import IdentityNorm
+from pas.surgery.fuse import IdentityNorm, merged
 
 
 def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
@@ -22,7 +22,7 @@ def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> 
     Raises PasError when the architecture belongs to another network.
     """
     keep = signature.mask(architecture)
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(merged(model))
     parameters = dict(model.named_parameters())
     identities = {id(item.block.identity.weight) for item in typed_blocks(model, signature).values() if item.block.identity is not None}
     with torch.no_grad():

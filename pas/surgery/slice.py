@@ -13,7 +13,7 @@ from pas.architecture import Architecture
 from pas.axes.capture import as_arguments
 from pas.axes.signature import Signature, rows
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
-from pas.surgery.fuse import fuse
+from pas.surgery.fuse import fuse, merged
 from pas.surgery.graph import rebuild
 from pas.surgery.mask import mask, rewired
 
@@ -27,11 +27,12 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     The modules and names of the argument stay; a re-parameterised block stays in its training form, its identity branch
     rewired. Where the network's own Python code holds numbers of channels that would now be stale, the captured graph
     of the fused form comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and
-    exports like any module.
+    exports like any module. Blocks that only timm knows how to merge come back merged.
 
     Raises PasError when the architecture belongs to another network.
     """
     keep = signature.mask(architecture)
+    model = merged(model)
     small = _cut(model, signature, keep)
     if keep.all():
         return small

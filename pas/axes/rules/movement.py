@@ -9,6 +9,7 @@ from torch import fx
 
 from pas.axes.capture import shape
 from pas.axes.ids import Dim, merge
+from pas.axes.rules.shuffle import begins, shuffle
 from pas.axes.rules.table import rule
 from pas.axes.trace import Trace, Type
 
@@ -20,6 +21,16 @@ aten = torch.ops.aten
 def reshape(trace: Trace, node: fx.Node) -> Type:
     """Merges give products (flatten before a classifier: channels x height x width), splits give factors."""
     x = trace.arguments(node, 1)[0]
+    if begins(node):
+        return (None,) * len(shape(node))  # the reshape that ends the shuffle speaks for all of it
+    turned = shuffle(trace, node)
+    if turned is not None:
+        source = list(trace[turned.source])
+        if turned.before is not None:
+            source[turned.along] = turned.before[list(turned.order)]
+            trace.shuffles.append(turned)
+            trace.constant(node, 1, turned.along, turned.before)
+        return tuple(source)
     out = trace.reshape(trace[x], shape(x), shape(node), node)
     if getattr(node.target, "overloadpacket", None) in (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as):
         trace.sized(node, out)

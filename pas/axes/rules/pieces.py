@@ -186,6 +186,7 @@ def gather(trace: Trace, node: fx.Node) -> Type:
 def embedding(trace: Trace, node: fx.Node) -> Type:
     """Rows of a table; its columns are channels."""
     table, places = trace.arguments(node, 2)
+    trace.constrain(table, (trace.fresh(shape(table)[0], node, "rows"), trace.fresh(shape(table)[1], node)), node)
     trace.freeze([trace[table][0], *trace[places]], node)
     return (*trace[places], trace[table][1])
 
@@ -211,7 +212,7 @@ def scatter(trace: Trace, node: fx.Node) -> Type:
 def filled(trace: Trace, node: fx.Node) -> Type:
     """A tensor of one value: any part of it is as good as the whole, so its sizes may follow what it meets."""
     sizes = shape(node)
-    out = tuple(trace.fresh(n, node, "filled") if n > 1 and d else None for d, n in enumerate(sizes))
+    out = tuple(trace.fresh(n, node, "filled", last=True) if n > 1 and d else None for d, n in enumerate(sizes))
     argument = 1 if "new_" in str(node.target) else 0
     for d, dim in enumerate(out):
         trace.constant(node, argument, d, dim)
