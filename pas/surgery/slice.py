@@ -34,15 +34,33 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     keep = signature.mask(architecture)
     model = merged(model)
     small = _cut(model, signature, keep)
-    if keep.all():
+    if keep.all() or next(model.parameters()).is_meta:  # without values nothing can be compared
         return small
     stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
     exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
-    if not stale and exact and _same(mask(model, signature, architecture), small, signature):
+    probe = _with_random_weights(model)
+    if not stale and exact and _same(mask(probe, signature, architecture), _cut(probe, signature, keep), signature):
         return small
     plain = fuse(model)
     graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
-    return small if (stale or not exact) and _same(graph, small, signature) else graph
+    if stale or not exact:
+        probed = copy.deepcopy(graph)
+        probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
+        return small if _same(probed, _cut(probe, signature, keep), signature) else graph
+    return graph
+
+
+def _with_random_weights(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters are drawn anew, always alike: which form a slice has must depend on the network's code alone, not on
+    weights that may happen to be zero.
+    """
+    probe = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) / max(1, parameter[:1].numel()) ** 0.5
+            parameter.copy_(noise if parameter.dim() > 1 else 1 + 0.3 * noise)
+    return probe
 
 
 def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
@@ -140,12 +158,9 @@ def _resize(module: nn.Module, groups: int | None) -> None:
 def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
     """Does the network's own code, run on the sliced modules, still compute what `full` computes?
 
-    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32. A network without values
-    (on the meta device) can't be asked.
+    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32.
     """
     parameter = next(full.parameters())
-    if parameter.is_meta:
-        return True
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     generator = torch.Generator().manual_seed(0)
 
