@@ -3,8 +3,10 @@
     python experiments/fashion_mnist_repvgg/run.py main        # test split, seeds 0, 1, 2
     python experiments/fashion_mnist_repvgg/run.py ablation    # validation split, seeds 10, 11: what was decided from
     python experiments/fashion_mnist_repvgg/run.py schedule    # the same for where the epochs go
+    python experiments/fashion_mnist_repvgg/run.py scarcity    # the same for how fast the worth of further channels falls
     python experiments/fashion_mnist_repvgg/run.py early       # test split: `pas` that cuts after 8 epochs
     python experiments/fashion_mnist_repvgg/run.py scarce      # test split, a tenth of the MACs: where the width decides
+    python experiments/fashion_mnist_repvgg/run.py scarce_schedule  # validation split: where the epochs go at a tenth
 
 Two processes of one thread each; `--processes N` for more. Started again, it does what is missing and prints the table.
 """
@@ -105,6 +107,34 @@ SCHEDULE = Experiment(
     seeds=(10, 11),
 )  # fmt: skip
 
+SCARCITY = Experiment(
+    folder=ABLATION.folder,
+    common=ABLATION.common,
+    rows={
+        "pas": ("method=pas",),
+        "pas, scarcity 2": ("method=pas", "method.options.scarcity=2"),
+        "pas, scarcity 4": ("method=pas", "method.options.scarcity=4"),
+        "uniform, L1": ABLATION.rows["uniform, L1"],
+    },
+    cells={"0.1": ("budget.macs=0.1",), "0.25": ("budget.macs=0.25",)},
+    seeds=ABLATION.seeds,
+)
+
+SCARCE_SCHEDULE = Experiment(
+    folder=ABLATION.folder,
+    common=ABLATION.common,
+    rows={
+        "pas": ("method=pas",),
+        "pas, cut early": ("method=pas", *EARLY),
+        "uniform, L1": ABLATION.rows["uniform, L1"],
+        "uniform, L1, cut early": (*ABLATION.rows["uniform, L1"], *EARLY),
+        "uniform, from scratch": SCRATCH,
+    },
+    cells=SCARCE.cells,
+    seeds=ABLATION.seeds,
+)
 
 if __name__ == "__main__":
-    main(__doc__, {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "early": CUT_EARLY, "scarce": SCARCE})
+    tables = {"main": MAIN, "ablation": ABLATION, "schedule": SCHEDULE, "scarcity": SCARCITY, "early": CUT_EARLY,
+              "scarce": SCARCE, "scarce_schedule": SCARCE_SCHEDULE}  # fmt: skip
+    main(__doc__, tables)
