@@ -97,6 +97,12 @@ def holds(model: nn.Module, example: tuple[Tensor, ...], tolerance: float = 1e-1
         architecture = halves(signature, rng, exact)
         masked, small = pas.mask(model, signature, architecture), pas.slice(model, signature, architecture)
         assert error(outputs(masked, example), outputs(small, example)) < tolerance
+        gates = Gates(signature.channels, np.arange(1, signature.channels)).double()
+        gated = Gated(model, signature, gates)
+        assert torch.equal(outputs(gated, example), whole)
+        with torch.no_grad():
+            gates.value.copy_(torch.from_numpy(signature.mask(architecture)[1:]))
+        assert error(outputs(masked, example), outputs(gated, example)) < tolerance
     architecture = halves(signature, rng)
     small = pas.slice(model, signature, architecture)
     plain = pas.fuse(small)

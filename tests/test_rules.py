@@ -29,10 +29,8 @@ class Attention(nn.Module):
         x = self.embed(x)
         n, tokens, _ = x.shape
         q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.fused:
-            y = F.scaled_dot_product_attention(q, k, v)
-        else:
-            y = (q * self.size**-0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
+        by_hand = lambda: (q * self.size**-0.5 @ k.transpose(-2, -1)).softmax(-1) @ v  # noqa: E731
+        y = F.scaled_dot_product_attention(q, k, v) if self.fused else by_hand()
         return self.head((x + self.proj(y.transpose(1, 2).reshape(n, tokens, -1))).mean(1))
 
 
@@ -107,7 +105,8 @@ class Shuffled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 8, 1), nn.Linear(16, 3)
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.c, self.head = nn.Conv2d(8, 8, 1), nn.Linear(16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         for _ in range(2):
@@ -233,10 +232,11 @@ def tokens(size: int) -> tuple[Tensor, ...]:
     return (torch.randn(3, 5, size, dtype=torch.float64),)
 
 
+HEADS = {"reshape.split3": 4, "reshape.split4": 6}
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], dict[str, int]]] = {
     # axes that are expected, by hand: name -> size
-    "attention": (Attention, tokens(5), {"embed": 16, "reshape.split3": 4, "reshape.split4": 6}),
-    "attention without the fused operator": (lambda: Attention(fused=False), tokens(5), {"embed": 16, "reshape.split3": 4, "reshape.split4": 6}),
+    "attention": (Attention, tokens(5), {"embed": 16, **HEADS}),
+    "attention without the fused operator": (lambda: Attention(fused=False), tokens(5), {"embed": 16, **HEADS}),
     "separate projections": (Separate, tokens(6), {}),
     "rotary": (Rotary, tokens(6), {}),
     "halves": (Halves, images(), {}),

@@ -38,7 +38,8 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
         for norm in norms:
             norm.momentum = 1.0
             norm.train()
-        model(torch.randn(2, channels, max(height // 2, 64), max(width // 2, 64)).double() if not _fixed(model) else torch.cat([x, x.flip(3)]))
+        small = torch.randn(2, channels, max(height // 2, 64), max(width // 2, 64)).double()
+        model(torch.cat([x, x.flip(3)]) if _fixed(model) else small)
         for norm in norms:
             for statistic in (norm.running_mean, norm.running_var):
                 statistic *= 1 + 0.2 * (2 * torch.rand_like(statistic) - 1)

@@ -30,7 +30,7 @@ COLUMNS = ("model", "list", "outcome", "axes", "exact", "frozen_axes", "reachabl
 
 
 def networks() -> list[tuple[str, str]]:
-    """(name, list): "family" for the smallest variant of a timm module, "cnn" and "transformer" for the networks that peers were tried on."""
+    """(name, list): "family" for the smallest variant of a timm module, "cnn" and "transformer" for networks that peers were tried on."""
     with (HERE / "networks.csv").open() as file:
         return [(row["model"], row["list"]) for row in csv.DictReader(file)]
 

@@ -25,8 +25,8 @@ class Program:
     """A captured network: its graph and what each placeholder stands for.
 
     `tensors` maps a placeholder to the name of the parameter or buffer, `inputs` lists the placeholders of the
-    network's own inputs, `outputs` the nodes that it returns, `tree` how these are nested. `tied` maps every further name of a shared parameter to
-    its first one.
+    network's own inputs, `outputs` the nodes that it returns, `tree` how these are nested. `tied` maps every further
+    name of a shared parameter to its first one.
     """
 
     graph: fx.Graph

@@ -30,6 +30,8 @@ _CHECKS = (
     aten.sym_constrain_range_for_size,
     aten.sym_constrain_range,
 )
+Counts = dict[tuple[fx.Node, int, int | None], int]
+"""(node, argument, index) -> how many channels stay there; see `Constant`."""
 _SIZED = (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as)
 _SPLIT = (aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
 
@@ -116,25 +118,27 @@ def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
     root.set_submodule(path, norm.train(module.training))
 
 
-def _rewrite(node: fx.Node, constants: dict[tuple[fx.Node, int, int | None], int]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The operator and arguments of a node with the counts that stay."""
-    packet, target, args, kwargs = getattr(node.target, "overloadpacket", None), node.target, tuple(node.args), dict(node.kwargs)
+    target: Any = node.target
+    args: tuple[Any, ...] = tuple(node.args)
+    packet, kwargs = getattr(target, "overloadpacket", None), {**node.kwargs}
     if packet in _SIZED:  # every static size written out, so that the one that depends on the batch is left to torch
         sizes = [constants.get((node, 1, d), size) for d, size in enumerate(_static(node))]
         return aten.reshape.default, (args[0], sizes), {}
     if packet in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):
-        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(shape(node))
+        along: Any = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        dim = along % len(shape(node))
         sizes = [constants.get((node, 1, i), one[dim]) for i, one in enumerate(shapes(node))]
         return aten.split_with_sizes.default, (args[0], sizes, dim), {}
     if packet is aten.expand:  # -1: as it was; only a dimension of size 1, which has no channels, becomes larger
-        return target, (args[0], [-1 if (node, 1, d) in constants else size for d, size in enumerate(args[1])]), kwargs  # type: ignore[return-value]
+        return target, (args[0], [-1 if (node, 1, d) in constants else size for d, size in enumerate(args[1])]), kwargs
     if packet is aten.scaled_dot_product_attention:
-        query: Any = args[0]
-        kwargs["scale"] = kwargs.get("scale") or shape(query)[-1] ** -0.5
+        kwargs["scale"] = kwargs.get("scale") or shape(args[0])[-1] ** -0.5
     if packet in (aten.slice, aten.narrow):
         args = args + (None,) * (4 - len(args))
     args = tuple(_counted(node, i, argument, constants) for i, argument in enumerate(args))
-    return target, args, kwargs  # type: ignore[return-value]
+    return target, args, kwargs
 
 
 def _static(node: fx.Node) -> list[int]:
@@ -142,7 +146,7 @@ def _static(node: fx.Node) -> list[int]:
     return [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
 
 
-def _counted(node: fx.Node, position: int, argument: object, constants: dict[tuple[fx.Node, int, int | None], int]) -> object:
+def _counted(node: fx.Node, position: int, argument: object, constants: Counts) -> object:
     if not isinstance(argument, (list, tuple)):
         return constants.get((node, position, None), argument)
     return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]

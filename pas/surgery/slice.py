@@ -149,8 +149,9 @@ def _resize(module: nn.Module, groups: int | None) -> None:
     elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.RNNBase):
-        module.input_size, module.hidden_size = module.weight_ih_l0.shape[1], module.weight_hh_l0.shape[0] // GATES[type(module)]
-        module.proj_size = module.weight_hr_l0.shape[0] if module.proj_size else 0
+        sizes = {name: parameter.shape for name, parameter in module.named_parameters(recurse=False)}
+        module.input_size, module.hidden_size = sizes["weight_ih_l0"][1], sizes["weight_hh_l0"][0] // GATES[type(module)]
+        module.proj_size = sizes["weight_hr_l0"][0] if module.proj_size else 0
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
 

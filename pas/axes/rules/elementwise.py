@@ -21,12 +21,13 @@ def pointwise(trace: Trace, node: fx.Node) -> Type:
 
 
 for _operator in (
-    aten.dropout, aten.dropout_, aten.feature_dropout, aten.feature_dropout_, aten.alpha_dropout, aten.clone, aten.contiguous, aten.detach,
-    aten.detach_, aten.alias, aten.to, aten._to_copy, aten.type_as, aten.relu6, aten.relu6_, aten.relu_, aten.silu_, aten.mish_, aten.elu_,
-    aten.celu, aten.celu_, aten.selu, aten.selu_, aten.leaky_relu_, aten.rrelu, aten.hardtanh, aten.hardtanh_, aten.hardswish, aten.hardswish_,
-    aten.hardsigmoid_, aten.threshold_, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like, aten.rand_like, aten.randn_like,
-    aten.fill_, aten.zero_, aten.lift_fresh_copy, aten.lift_fresh, aten.expand_as, aten.clamp_min_, aten.clamp_, aten.bernoulli, aten.bernoulli_,
-    aten.nan_to_num, aten.masked_fill, aten.masked_fill_, aten.copy_,
+    aten.dropout, aten.dropout_, aten.feature_dropout, aten.feature_dropout_, aten.alpha_dropout, aten.clone, aten.contiguous,
+    aten.detach, aten.detach_, aten.alias, aten.to, aten._to_copy, aten.type_as, aten.relu6, aten.relu6_, aten.relu_, aten.silu_,
+    aten.mish_, aten.elu_, aten.celu, aten.celu_, aten.selu, aten.selu_, aten.leaky_relu_, aten.rrelu, aten.hardtanh,
+    aten.hardtanh_, aten.hardswish, aten.hardswish_, aten.hardsigmoid_, aten.threshold_, aten.zeros_like, aten.ones_like,
+    aten.full_like, aten.empty_like, aten.rand_like, aten.randn_like, aten.fill_, aten.zero_, aten.lift_fresh_copy,
+    aten.lift_fresh, aten.expand_as, aten.clamp_min_, aten.clamp_, aten.bernoulli, aten.bernoulli_, aten.nan_to_num,
+    aten.masked_fill, aten.masked_fill_, aten.copy_,
 ):  # fmt: skip
     RULES[_operator] = pointwise
 
@@ -69,7 +70,8 @@ def pool(trace: Trace, node: fx.Node) -> Type:
     return source[:lead] + (None,) * space
 
 
-@rule(aten.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.max_pool2d_with_indices, aten.max_pool1d_with_indices)
+@rule(aten.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.max_pool2d_with_indices,
+      aten.max_pool1d_with_indices)  # fmt: skip
 def pool_with_indices(trace: Trace, node: fx.Node) -> Type:
     """Values and the places that they come from."""
     out = pool(trace, node)

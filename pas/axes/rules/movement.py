@@ -16,8 +16,10 @@ from pas.axes.trace import Trace, Type
 aten = torch.ops.aten
 
 
-@rule(aten.flatten, aten.unflatten, aten.view, aten.reshape, aten._unsafe_view, aten.squeeze, aten.unsqueeze, aten.squeeze_, aten.unsqueeze_,
-      aten.reshape_as, aten.view_as)  # fmt: skip
+SIZED = (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as)
+
+
+@rule(aten.flatten, aten.squeeze, aten.unsqueeze, aten.squeeze_, aten.unsqueeze_, *SIZED)
 def reshape(trace: Trace, node: fx.Node) -> Type:
     """Merges give products (flatten before a classifier: channels x height x width), splits give factors."""
     x = trace.arguments(node, 1)[0]
@@ -32,7 +34,7 @@ def reshape(trace: Trace, node: fx.Node) -> Type:
             trace.constant(node, 1, turned.along, turned.before)
         return tuple(source)
     out = trace.reshape(trace[x], shape(x), shape(node), node)
-    if getattr(node.target, "overloadpacket", None) in (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as):
+    if getattr(node.target, "overloadpacket", None) in SIZED:
         trace.sized(node, out)
     return out
 

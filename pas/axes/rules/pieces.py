@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
@@ -73,7 +74,7 @@ def split(trace: Trace, node: fx.Node) -> Type:
     source = trace[x]
     dim = (dim or 0) % len(source)
     bounds = np.cumsum([0, *(sizes[dim] for sizes in shapes(node))])
-    parts = [_part(trace, node, source[dim], int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [_part(trace, node, source[dim], int(a), int(b)) for a, b in itertools.pairwise(bounds)]
     for index, part in enumerate(parts):
         trace.constant(node, 1, index, part)
     trace.many[node] = tuple((*source[:dim], part, *source[dim + 1 :]) for part in parts)

@@ -183,7 +183,7 @@ def attention(trace: Trace, node: fx.Node) -> Type:
     contract(trace, size, [(k, rank - 1), (q, rank - 1)], node)
     trace.freeze([columns], node)
     if isinstance(mask, fx.Node):
-        have = [(tuple([*lead, rows, columns]), (*shape(q)[:-1], shape(k)[-2])), (trace[mask], shape(mask))]
+        have = [((*lead, rows, columns), (*shape(q)[:-1], shape(k)[-2])), (trace[mask], shape(mask))]
         trace.broadcast_dims(have, node)
     lead_sizes = shape(q)[:-1]
     trace.macs(node, shape(k)[-2], (size, *lead, rows), (shape(q)[-1], *lead_sizes))

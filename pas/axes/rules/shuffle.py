@@ -50,30 +50,30 @@ def _reshapes_after(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _start(last: fx.Node) -> fx.Node | None:
+def _start(last: Any) -> Any:
     """The reshape that splits a dimension which is turned and put together again by `last`, all of them used by nothing else."""
-    node: Any = last.args[0]
+    node = _argument(last, 0)
     if getattr(last.target, "overloadpacket", None) not in _RESHAPES:
         return None
     while isinstance(node, fx.Node) and getattr(node.target, "overloadpacket", None) in _COPIES and len(node.users) == 1:
-        node = node.args[0]
+        node = _argument(node, 0)
     if not isinstance(node, fx.Node) or len(node.users) != 1:
         return None
     rank = len(shape(node))
     packet = getattr(node.target, "overloadpacket", None)
     if packet is aten.transpose:
-        a, b = sorted((node.args[1] % rank, node.args[2] % rank))  # type: ignore[operator]
+        a, b = sorted((_argument(node, 1) % rank, _argument(node, 2) % rank))
         order = list(range(rank))
         order[a], order[b] = b, a
     elif packet is aten.permute:
-        order = [d % rank for d in node.args[1]]  # type: ignore[union-attr,operator]
+        order = [d % rank for d in _argument(node, 1)]
     else:
         return None
-    first: Any = node.args[0]
+    first = _argument(node, 0)
     if not isinstance(first, fx.Node) or getattr(first.target, "overloadpacket", None) not in _RESHAPES or len(first.users) != 1:
         return None
     along = _split(first)
-    if along is None or shape(last) != shape(first.args[0]):
+    if along is None or shape(last) != shape(_argument(first, 0)):
         return None
     swapped = list(range(rank))
     swapped[along], swapped[along + 1] = along + 1, along
@@ -89,3 +89,7 @@ def _split(first: Any) -> int | None:
         if old[:d] == new[:d] and old[d] == new[d] * new[d + 1] and old[d + 1 :] == new[d + 2 :]:
             return d
     return None
+
+
+def _argument(node: fx.Node, index: int) -> Any:
+    return node.args[index]
