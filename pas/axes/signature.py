@@ -48,7 +48,8 @@ class Signature:
     `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis. `makers`: the slots whose
     zeros switch channels off that no parameter reads (queries and keys).
     `groups`: the group index of each grouped convolution. `terms`: multiply-adds of `batch` examples. `constants`:
-    integers in the graph that count channels. `shuffles`: nodes that only put channels into another order. `shapes`: all parameters of the fused form, those without axes included.
+    integers in the graph that count channels. `shuffles`: nodes that only put channels into another order. `shapes`: all
+    parameters of the fused form, those without axes included.
     """
 
     axes: tuple[Axis, ...]

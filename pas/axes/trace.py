@@ -42,7 +42,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """A node that gives the channels of `source` along `along` another order: its element i is element ``order[i]`` of the type `before`."""
+    """A node that gives the channels of `source` along `along` another order: its element i is element ``order[i]`` of `before`."""
 
     node: fx.Node
     source: fx.Node

@@ -167,8 +167,8 @@ def _turned(trace: Trace, node: fx.Node, dim: int) -> Origin:
     return zeros(trace, node.args[0], {rank - 1: rank - 2, rank - 2: rank - 1}.get(dim, dim))
 
 
-@_walk(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.squeeze, aten.unsqueeze, aten.squeeze_, aten.unsqueeze_,
-       aten.reshape_as, aten.view_as)  # fmt: skip
+@_walk(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.squeeze, aten.unsqueeze, aten.squeeze_,
+       aten.unsqueeze_, aten.reshape_as, aten.view_as)  # fmt: skip
 def _reshape(trace: Trace, node: fx.Node, dim: int) -> Origin:
     """What is zero in a product is zero where any of its factors is off."""
     x: Any = node.args[0]

@@ -51,8 +51,8 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
 
 
 def _with_random_weights(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose parameters are drawn anew, always alike: which form a slice has must depend on the network's code alone, not on
-    weights that may happen to be zero.
+    """A copy in eval mode whose parameters are drawn anew, always alike: which form a slice has must depend on the network's code
+    alone, not on weights that may happen to be zero.
     """
     probe = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)

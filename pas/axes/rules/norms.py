@@ -97,7 +97,7 @@ def vector_norm(trace: Trace, node: fx.Node) -> Type:
 
 @rule(aten.mean, aten.sum, aten.var, aten.std, aten.amax, aten.amin, aten.prod, aten.any, aten.all)
 def reduce(trace: Trace, node: fx.Node) -> Type:
-    """The reduced dimensions go. Of one that could be sliced, a norm's statistics (mean, variance) change and a sum needs zeros; others stay whole."""
+    """The reduced dimensions go. Of one that could be sliced, a norm's statistics change and a sum needs zeros; others stay whole."""
     source, gone = _reduced(trace, node)
     packet = getattr(node.target, "overloadpacket", None)
     if packet in (aten.mean, aten.var, aten.std):

@@ -21,8 +21,8 @@ GATES = {aten.lstm: 4, aten.gru: 3, aten.rnn_tanh: 1, aten.rnn_relu: 1}
 
 @rule(aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
 def recurrent(trace: Trace, node: fx.Node) -> Type:
-    """Each layer and direction has weights (gates x hidden, input), (gates x hidden, hidden) and perhaps two biases: every gate's rows are the
-    hidden axis once more. A projected LSTM has a further weight (projection, hidden).
+    """Each layer and direction has weights (gates x hidden, input), (gates x hidden, hidden) and perhaps two biases: every gate's rows
+    are the hidden axis once more. A projected LSTM has a further weight (projection, hidden).
 
     The states that are handed in and out hold all layers in one tensor, so they tie the layers together where they are used.
     """
