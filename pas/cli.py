@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
     )
     inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.add_argument("--svg", type=Path, metavar="FILE", help="also draw the axes and the weights between them (.svg, .png or .pdf)")
     inspect.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
     )
@@ -183,6 +184,10 @@ def _inspect(options: argparse.Namespace) -> int:
         print(json.dumps(inspection.as_json(name, found), indent=1))
     else:
         inspection.show(name, found, Console())
+    if options.svg is not None:
+        from pas.report.drawing import draw
+
+        draw(found, options.svg, inspection.title(name, found))
     return 0
 
 
