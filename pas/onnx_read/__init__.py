@@ -1,0 +1,3 @@
+"""ONNX files as plain torch networks."""
+
+from pas.onnx_read.read import from_onnx as from_onnx
