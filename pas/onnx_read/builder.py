@@ -96,8 +96,10 @@ class Builder:
         return result
 
     def parameter(self, constant: Tensor, form: str, change: Callable[[Tensor], Tensor] = lambda t: t) -> nn.Parameter:
-        """A constant as a weight. The same constant in the same form is one weight, however many layers use it."""
-        if (id(constant), form) not in self._parameters:
+        """A constant as a weight. A matrix in the same form is one weight, however many layers use it; of a vector each gets its
+        own, as exporters merge vectors that happen to be equal, such as the scales of fresh norms.
+        """
+        if _vector(constant) or (id(constant), form) not in self._parameters:
             self._alive.append(constant)
             tensor = change(constant).clone(memory_format=torch.contiguous_format)
             self._parameters[id(constant), form] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
@@ -145,9 +147,10 @@ class Builder:
 
     def load(self, constant: Tensor, *, learnt: bool = True) -> fx.Node:
         """A constant as a parameter, or as a buffer where it has no gradient, a single element, or isn't to be learnt."""
-        if id(constant) not in self._loaded:
+        if id(constant) not in self._loaded or _vector(constant):
             self.constant(constant, "constant")
-            path = self._path(self.names[id(constant)])
+            name = self.names[id(constant)]
+            path = self._path(name if "." in name else f"tensors.{name}")  # exporters use short names for what they compute
             if learnt and constant.is_floating_point() and constant.numel() > 1:
                 tensor: Tensor = self.parameter(constant, "as it is")
             else:
@@ -217,6 +220,10 @@ class Size:
     def probes(self) -> tuple[int, int]:
         """Its value at both sizes."""
         return self.node.meta["probes"]
+
+
+def _vector(tensor: Tensor) -> bool:
+    return tensor.numel() == max(tensor.shape, default=1)
 
 
 def _word(text: str) -> str:

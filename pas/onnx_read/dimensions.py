@@ -69,14 +69,29 @@ def reshape(node: Node) -> Any:
     new, changed = (tuple(torch.empty(old, device="meta").reshape(sizes).shape) for old, sizes in zip((one, other), known, strict=True))
     if (new, changed) == (one, other):
         return x
+    if (turned := _turned(x, new)) is not None:
+        return node.b.call(torch.transpose, turned, -2, -1)
     moving = [d for d, (a, b) in enumerate(zip(new, changed, strict=True)) if a != b]
     if len(moving) < 2 or len(moving) - len(free) == 1:
         inferred = [d for d in moving if d not in free] or moving[:1]
         target = [-1 if d in inferred else target[d] if d in free else n for d, n in enumerate(new)]
-    return simplest(node, x, one, new, target)
+    return _simplest(node, x, one, new, target)
 
 
-def simplest(node: Node, x: Any, old: tuple[int, ...], new: tuple[int, ...], target: list[Any]) -> Any:
+def _turned(x: fx.Node | Tensor, new: tuple[int, ...]) -> fx.Node | None:
+    """What x was before its first two dimensions were merged and its last two exchanged, if this splits the first two again."""
+    if not isinstance(x, fx.Node) or x.target is not torch.permute or list(x.args[1]) != [0, 2, 1]:  # type: ignore[arg-type]
+        return None
+    flat = x.args[0]
+    if not isinstance(flat, fx.Node) or flat.target is not torch.flatten or flat.args[1:] != (0, 1):
+        return None
+    source = flat.args[0]
+    assert isinstance(source, fx.Node)
+    old = tuple(source.meta["probes"][0].shape)
+    return source if (*old[:-2], old[-1], old[-2]) == new else None
+
+
+def _simplest(node: Node, x: Any, old: tuple[int, ...], new: tuple[int, ...], target: list[Any]) -> Any:
     """A reshape as a flattening or as dimensions of size 1 that come or go, where it is no more."""
     for start in range(len(old)):
         for end in range(start + 1, len(old)):
@@ -116,8 +131,18 @@ def squeeze(node: Node) -> Any:
     axes = node.fixed("axes", 1) or [d for d, n in enumerate(node.shapes()[0]) if n == 1]
     x = node.tensor(0)
     for axis in sorted((axis % node.rank() for axis in axes), reverse=True):
-        x = node.b.call(torch.squeeze, x, axis)
+        one = _single(x, axis)
+        x = node.b.call(torch.squeeze, x, axis) if one is None else node.b.call(torch.select, x.args[0], axis, one)
     return x
+
+
+def _single(x: Any, dim: int) -> int | None:
+    """The place of the only element of a dimension that is left after a slice: to take it out is to select it."""
+    if not isinstance(x, fx.Node) or x.target is not op.getitem or not isinstance(x.args[1], tuple):
+        return None
+    place = x.args[1][dim] if len(x.args[1]) == dim + 1 else None
+    fixed = isinstance(place, slice) and type(place.start) is int and type(place.stop) is int and 0 <= place.start
+    return place.start if fixed and place.stop == place.start + 1 else None
 
 
 @operator("Unsqueeze")
