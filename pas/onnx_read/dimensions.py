@@ -44,17 +44,9 @@ def filled(node: Node) -> Any:
 @operator("Range")
 def counted(node: Node) -> Any:
     """start, start + delta, ... below limit."""
+    if any(isinstance(value, fx.Node) for value in node.values):
+        raise node.error("how long it is depends on the values of the input; write the file with fixed sizes")
     return node.b.call(torch.arange, *(v.reshape(()) if isinstance(v, Tensor) else v for v in map(node.value, range(3))))
-
-
-@operator("EyeLike")
-def eye(node: Node) -> Any:
-    """Ones on a diagonal of fixed size."""
-    rows, columns = node.shape()
-    if isinstance(rows, Size) or isinstance(columns, Size):
-        raise node.error("its size follows from the input; write the file again with fixed sizes")
-    found = torch.diag(torch.ones(rows + columns), node.attribute("k", 0))[:rows, :columns] if node.attribute("k", 0) >= 0 else None
-    return (torch.eye(rows, columns) if found is None else found).to(node.dtype())
 
 
 @operator("Reshape")
@@ -322,6 +314,7 @@ def depth_to_space(node: Node) -> Any:
 def space_to_depth(node: Node) -> Any:
     """(N, C, b H, b W) -> (N, b b C, H, W)."""
     block = node.attribute("blocksize")
+    node.only("mode", "DCR")
     apart = node.b.call(torch.unflatten, node.b.call(torch.unflatten, node.tensor(0), 3, (-1, block)), 2, (-1, block))
     return node.b.call(torch.flatten, node.b.call(torch.permute, apart, (0, 3, 5, 1, 2, 4)), 1, 3)
 
@@ -342,47 +335,6 @@ def one_hot(node: Node) -> Any:
     places = node.b.constant(places, "places")
     wrapped = node.b.call(torch.unsqueeze, node.b.call(op.mod, index, depth), axis)
     return node.b.call(torch.where, node.b.call(op.eq, wrapped, places), on, off)
-
-
-@operator("Resize")
-def resize(node: Node) -> Any:
-    """Images of another size, where torch samples as the file asks for."""
-    node.only("antialias", 0)
-    node.only("exclude_outside", 0)
-    node.only("keep_aspect_ratio_policy", "stretch")
-    node.attribute("extrapolation_value", 0.0)  # for tf_crop_and_resize only
-    mode = node.only("mode", "nearest", "linear", "cubic")
-    where = node.only("coordinate_transformation_mode", "half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
-    rounding = node.attribute("nearest_mode", "round_prefer_floor")
-    cubic = node.attribute("cubic_coeff_a", -0.75)
-    space, axes = node.rank() - 2, node.attribute("axes", list(range(node.rank())))
-    old = node.shapes()[0]
-    scales: Any = None
-    if node.has(2) and node.constant(2).numel():
-        given = dict(zip(axes, node.constant(2).tolist(), strict=True))
-        scales = [given.get(d, 1.0) for d in range(node.rank())]
-        outer, scales, sizes = [scale == 1 for scale in scales[:2]], scales[2:], None
-    else:
-        wanted = dict(zip(axes, node.ints(3), strict=True))
-        full = [wanted.get(d, n) for d, n in enumerate(node.shape())]
-        outer, sizes = [n == m for n, m in zip(full[:2], node.shape()[:2], strict=True)], full[2:]
-    if not all(outer) or space not in (1, 2, 3):
-        raise node.error("it resizes examples or channels; only images can be resized")
-    whole = all(float(s).is_integer() for s in scales) if scales else all(type(n) is int and n % m == 0 for n, m in zip(sizes, old[2:], strict=True))
-    kinds = {
-        "nearest": {("asymmetric", "floor"): ("nearest", None), ("half_pixel", "round_prefer_ceil"): ("nearest-exact", None)},
-        "linear": {"align": (("linear", "bilinear", "trilinear")[space - 1], True), "half": (("linear", "bilinear", "trilinear")[space - 1], False)},
-        "cubic": {"align": ("bicubic", True), "half": ("bicubic", False)},
-    }
-    if mode == "nearest":
-        found = kinds[mode].get((where, rounding)) or (("nearest", None) if whole and where.endswith("half_pixel") else None)
-    else:
-        found = kinds[mode].get("align" if where == "align_corners" else "half" if where.endswith("half_pixel") else "")
-        found = None if mode == "cubic" and (space != 2 or abs(cubic + 0.75) > 1e-6) else found
-    if found is None:
-        raise node.error(f"torch doesn't resize by {mode}, {where}, {rounding}; use nearest and asymmetric, or linear and half_pixel")
-    name, corners = found
-    return node.b.call(F.interpolate, node.tensor(0), size=sizes, scale_factor=scales, mode=name, align_corners=corners)
 
 
 @operator("Shape", "Size")

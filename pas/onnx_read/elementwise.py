@@ -270,7 +270,7 @@ def cumulative(node: Node) -> Any:
     x, (dim,) = node.tensor(0), node.fixed("axis", 1)
     back, without = node.attribute("reverse", 0), node.attribute("exclusive", 0)
     start = node.b.call(torch.flip, x, [dim]) if back else x
-    total = node.b.call(torch.cumsum, start, dim)
+    total = node.b.call(torch.cumsum, start, dim, dtype=node.dtype())
     total = node.b.call(torch.sub, total, start) if without else total
     return node.b.call(torch.flip, total, [dim]) if back else total
 
@@ -279,8 +279,9 @@ def cumulative(node: Node) -> Any:
 def top_k(node: Node) -> Any:
     """The k largest (smallest) elements along a dimension, and where they are."""
     node.attribute("sorted", 1)
-    (k,) = node.ints(1)
-    return node.b.call(torch.topk, node.tensor(0), k, node.attribute("axis", -1), bool(node.attribute("largest", 1)))
+    (k,), dim, largest = node.ints(1), node.attribute("axis", -1) % node.rank(), bool(node.attribute("largest", 1))
+    ordered = node.b.call(torch.sort, node.tensor(0), stable=True, dim=dim, descending=largest)  # of equal ones the first
+    return tuple(node.b.call(op.getitem, part, (slice(None),) * dim + (slice(0, k),)) for part in ordered)
 
 
 @operator("LpNormalization")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator as op
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 GLOBAL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 GLOBAL_MAX = {1: nn.AdaptiveMaxPool1d, 2: nn.AdaptiveMaxPool2d, 3: nn.AdaptiveMaxPool3d}
 
@@ -274,10 +276,55 @@ def global_max(node: Node) -> Any:
 
 @operator("LpPool")
 def lp_pool(node: Node) -> Any:
-    """The p-norm of every window, without padding."""
-    kernel, p = node.attribute("kernel_shape"), node.attribute("p", 2)
+    """(sum |x|^p)^(1/p) of every window."""
+    kernel, p, ceil = node.attribute("kernel_shape"), node.attribute("p", 2), bool(node.attribute("ceil_mode", 0))
     strides, dilations, pads = windows(node, kernel)
-    ceil = bool(node.attribute("ceil_mode", 0))
-    if any(map(any, pads)) or any(dilation != 1 for dilation in dilations):
-        raise node.error("torch's LpPool has neither padding nor dilation; write the padding as a layer of its own")
-    return node.layer((nn.LPPool1d, nn.LPPool2d, nn.LPPool3d)[space(node) - 1](float(p), tuple(kernel), tuple(strides), ceil))
+    if any(dilation != 1 for dilation in dilations):
+        raise node.error(f"dilations={dilations}, but torch sums over connected windows only")
+    power = node.b.call(op.pow, node.b.call(torch.abs, padded(node, node.tensor(0), pads)), p)
+    pool = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[space(node) - 1](tuple(kernel), tuple(strides), 0, ceil)
+    total = node.b.call(op.mul, node.layer(pool, {}, power), math.prod(kernel))
+    return node.b.call(op.pow, total, 1 / p)
+
+
+# ---- other sizes -----------------------------------------------------------------------------------------------------
+
+
+@operator("Resize")
+def resize(node: Node) -> Any:
+    """F.interpolate, where torch samples as the file asks for."""
+    node.only("antialias", 0)
+    node.only("exclude_outside", 0)
+    node.only("keep_aspect_ratio_policy", "stretch")
+    node.attribute("extrapolation_value", 0.0)  # for tf_crop_and_resize only
+    mode, cubic = node.only("mode", "nearest", "linear", "cubic"), abs(node.attribute("cubic_coeff_a", -0.75) + 0.75) < 1e-6
+    where = node.only("coordinate_transformation_mode", "half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
+    rounding = node.attribute("nearest_mode", "round_prefer_floor")
+    scales, sizes, old, dims = None, None, node.shape(), node.rank()
+    axes = [axis % dims for axis in node.attribute("axes", list(range(dims)))]
+    if node.has(2) and node.constant(2).numel():
+        given = dict(zip(axes, node.constant(2).tolist(), strict=True))
+        full: list[Any] = [given.get(d, 1.0) for d in range(dims)]
+        images, scales = full[:2] == [1, 1], full[2:]
+        whole = all(scale.is_integer() for scale in scales)
+        clean = all((size * scale).is_integer() for size, scale in zip(node.shapes()[0][2:], scales, strict=True))
+    else:
+        wanted = dict(zip(axes, node.ints(3), strict=True))
+        full = [wanted.get(d, n) for d, n in enumerate(old)]
+        images, sizes = all(n is m or n == m for n, m in zip(full[:2], old[:2], strict=True)), full[2:]
+        whole, clean = all(type(n) is int and n % m == 0 for n, m in zip(sizes, node.shapes()[0][2:], strict=True)), True
+    if not images or dims not in (3, 4, 5):
+        raise node.error("it resizes examples or channels; only images can be resized")
+    name, corners = {
+        ("nearest", "asymmetric", "floor"): ("nearest", None),
+        ("nearest", "half_pixel", "round_prefer_ceil"): ("nearest-exact", None),
+        ("nearest", "half_pixel", "round_prefer_floor"): ("nearest" if whole else "", None),  # no place is in the middle of two
+        ("linear", "half_pixel", rounding): (LINEAR[dims], False),
+        ("linear", "pytorch_half_pixel", rounding): (LINEAR[dims] if sizes is None or 1 not in sizes else "", False),
+        ("linear", "align_corners", rounding): (LINEAR[dims] if clean else "", True),
+        ("cubic", "half_pixel", rounding): ("bicubic" if cubic and dims == 4 else "", False),
+        ("cubic", "align_corners", rounding): ("bicubic" if cubic and dims == 4 and clean else "", True),
+    }.get((mode, where, rounding), ("", None))
+    if not name:
+        raise node.error(f"torch doesn't resize by {mode}, {where}, {rounding}; use nearest, asymmetric and floor, or linear and half_pixel")
+    return node.b.call(F.interpolate, node.tensor(0), size=sizes, scale_factor=scales, mode=name, align_corners=corners)

@@ -17,7 +17,7 @@ ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], 
 def recurrent(node: Node) -> Any:
     """nn.LSTM, nn.GRU or nn.RNN, (L, N, C) -> (L, directions, N, hidden) and the last states."""
     kind, hidden = node.op, node.attribute("hidden_size")
-    direction = node.only("direction", "forward", "bidirectional")
+    direction = node.only("direction", "forward", "bidirectional", "reverse")
     node.only("layout", 0)
     node.only("input_forget", 0)
     count = 2 if direction == "bidirectional" else 1
@@ -42,8 +42,9 @@ def recurrent(node: Node) -> Any:
         raise node.error("it has one of two initial states; give both or none")
     still = all(isinstance(state, Tensor) and not state.any() for state in states)  # zeros are what torch starts with
     start = [] if still else [tuple(states) if kind == "LSTM" else states[0]]
-    y, last = node.layer(module, tensors, node.tensor(0), *start, weight=1)
-    apart = node.b.call(torch.unflatten, y, 2, (count, hidden))
+    back = (lambda v: node.b.call(torch.flip, v, [0])) if direction == "reverse" else (lambda v: v)
+    y, last = node.layer(module, tensors, back(node.tensor(0)), *start, weight=1)
+    apart = node.b.call(torch.unflatten, back(y), 2, (count, hidden))
     return (node.b.call(torch.permute, apart, (0, 2, 1, 3)), *(last if kind == "LSTM" else (last,)))
 
 
