@@ -9,14 +9,14 @@ from __future__ import annotations
 import keyword
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pas.errors import PasError
+from pas.onnx_read.size import Size
 
 Value = fx.Node | Tensor | np.ndarray
 """A computed tensor, a constant one, or an array of integers and `Size`s."""
@@ -82,7 +82,7 @@ class Builder:
 
         return self._probed(node, run)
 
-    def module(self, hint: str, module: nn.Module, tensors: dict[str, Tensor | None], *inputs: Any) -> Any:
+    def module(self, hint: str, module: nn.Module, tensors: Mapping[str, Tensor | None], *inputs: Any) -> Any:
         """Call a module (made on the meta device) that holds these parameters and buffers; it gets a free name near `hint`."""
         path = self._path(hint)
         node = self.graph.call_module(path, self._prepare(inputs))
@@ -111,7 +111,11 @@ class Builder:
         """The node's results, with their value at both sizes."""
         results = []
         for i in range(2):
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n, i=i: n.meta["probes"][i])
+
+            def probe(source: fx.Node, i: int = i) -> Any:
+                return source.meta["probes"][i]
+
+            args, kwargs = fx.map_arg((node.args, node.kwargs), probe)
             with torch.no_grad(), torch.device("meta"):
                 results.append(function(*args, **kwargs))
         return self._wrap(node, tuple(results))
@@ -210,18 +214,6 @@ class Builder:
             module.register_buffer(last, value)
 
 
-class Size:
-    """An integer that follows from the sizes of the input; Python's arithmetic on it grows the graph."""
-
-    def __init__(self, builder: Builder, node: fx.Node) -> None:
-        self._builder, self.node = builder, node
-
-    @property
-    def probes(self) -> tuple[int, int]:
-        """Its value at both sizes."""
-        return self.node.meta["probes"]
-
-
 def _vector(tensor: Tensor) -> bool:
     return tensor.numel() == max(tensor.shape, default=1)
 
@@ -230,33 +222,6 @@ def _word(text: str) -> str:
     """Text as a part of a dotted name: nothing that Python or a module would take for something else."""
     word = re.sub(r"\W+", "_", text, flags=re.ASCII) or "value"
     return f"{word}_" if hasattr(nn.Module, word) or keyword.iskeyword(word) else word
-
-
-def _arithmetic(function: Callable[..., Any], *, turned: bool = False) -> Callable[[Size, Any], Any]:
-    def method(self: Size, other: Any) -> Any:
-        other = other if isinstance(other, Size) else int(other)
-        return self._builder.call(function, *((other, self) if turned else (self, other)))
-
-    return method
-
-
-def _comparison(function: Callable[..., bool]) -> Callable[[Size, Any], bool]:
-    def method(self: Size, other: Any) -> bool:
-        others = other.probes if isinstance(other, Size) else (other, other)
-        answers = {function(a, b) for a, b in zip(self.probes, others, strict=True)}
-        if len(answers) == 2:
-            raise PasError("what it computes depends on the size of the input; write the file again with fixed sizes")
-        return answers.pop()
-
-    return method
-
-
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Size, f"__{_name}__", _arithmetic(getattr(operator, _name)))
-    setattr(Size, f"__r{_name}__", _arithmetic(getattr(operator, _name), turned=True))
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Size, f"__{_name}__", _comparison(getattr(operator, _name)))
-Size.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def _computed(value: Any) -> bool:

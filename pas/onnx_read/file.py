@@ -45,6 +45,16 @@ def opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in DOMAINS), default=0)
 
 
+def beside(path: Path) -> list[Path]:
+    """The files in which a model keeps its weights, itself aside; none where it isn't there or can't be read, which is refused later."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError):
+        return []
+    names = {entry.value for tensor in _tensors(model.graph) for entry in tensor.external_data if entry.key == "location"}
+    return [path.parent / name for name in sorted(names)]
+
+
 def label(node: onnx.NodeProto) -> str:
     """A node for a person: its name, or that of what it makes, and its operator."""
     name = node.name or next(filter(None, node.output), "?")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from onnx import helper
 from torch import Tensor, fx
 
 from pas.errors import PasError
-from pas.onnx_read import dimensions, elementwise, layers, recurrent, sizes  # importing them fills the table
+from pas.onnx_read import constants, dimensions, elementwise, layers, norms, pieces, pools, recurrent, reductions, sizes
 from pas.onnx_read.builder import BATCH, Builder, Value
-from pas.onnx_read.file import array, dense, label, load, opset
+from pas.onnx_read.file import array, dense, load, opset
 from pas.onnx_read.table import OPERATORS, Node
 
-__all__ = ["dimensions", "elementwise", "from_onnx", "layers", "recurrent"]
+# importing them fills the table of operators
+__all__ = ["constants", "dimensions", "elementwise", "from_onnx", "layers", "norms", "pieces", "pools", "recurrent", "reductions"]
 
 
 def from_onnx(source: str | Path | bytes, *, shape: Sequence[int] | None = None) -> fx.GraphModule:
@@ -76,7 +78,7 @@ def build(model: onnx.ModelProto, *, shapes: dict[str, tuple[tuple[int, ...], tu
         if proto.output[0] in aliases:
             values[proto.output[0]] = values[aliases[proto.output[0]]]
             continue
-        node = Node(proto, [values[name] for name in proto.input], version, builder, lambda op, proto=proto: follower(proto, op))
+        node = Node(proto, [values[name] for name in proto.input], version, builder, partial(follower, proto))
         results = _results(node, readers)
         for name, result in zip(proto.output, results, strict=False):
             values[name] = builder.constant(result, name) if isinstance(result, Tensor) else result
@@ -128,16 +130,22 @@ def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [entry for entry in graph.input if entry.name not in weights]
 
 
-def declared(entry: onnx.ValueInfoProto) -> list[int | str] | None:
+def input_sizes(source: str | Path | bytes) -> dict[str, list[int | str] | None]:
+    """What a file says of its inputs' sizes, free ones by a name. Raises PasError when it can't be read."""
+    return {entry.name: _declared(entry) for entry in _inputs(load(source).graph)}
+
+
+def _declared(entry: onnx.ValueInfoProto) -> list[int | str] | None:
     """The sizes of an input, free ones by their names; None when the file doesn't say how many there are."""
     if not entry.type.tensor_type.HasField("shape"):
         return None
     dims = entry.type.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or f"{entry.name}.{d}" for d, dim in enumerate(dims)]
+    free = [dim.dim_param or f"{entry.name}.{d}" for d, dim in enumerate(dims)]
+    return [dim.dim_value if dim.dim_value > 0 else name for dim, name in zip(dims, free, strict=True)]
 
 
 def _fixed_batch(model: onnx.ModelProto) -> int | None:
-    sizes = declared(_inputs(model.graph)[0])
+    sizes = _declared(_inputs(model.graph)[0])
     return sizes[0] if sizes and isinstance(sizes[0], int) else None
 
 
@@ -147,7 +155,7 @@ def _shapes(model: onnx.ModelProto, shape: Sequence[int] | None) -> dict[str, tu
     found = {}
     first = None
     for entry in _inputs(model.graph):
-        sizes = declared(entry)
+        sizes = _declared(entry)
         if first is None:
             sizes = _with(entry.name, sizes, shape)
             first = sizes[0] if sizes else None

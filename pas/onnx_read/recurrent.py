@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +35,9 @@ def recurrent(node: Node) -> Any:
     for d in range(count):
         end = "l0_reverse" if d else "l0"
         for name, index in (("weight_ih", 1), ("weight_hh", 2)):
-            tensors[f"{name}_{end}"] = node.weight(index, f"{kind} {d}", lambda t, d=d: _gates(t[d], kind))
-        for i, name in enumerate(("bias_ih", "bias_hh") if bias else ()):
-            tensors[f"{name}_{end}"] = node.weight(3, f"{kind} {d} {i}", lambda t, d=d, i=i: _gates(t[d].chunk(2)[i], kind))
+            tensors[f"{name}_{end}"] = node.weight(index, f"{kind} {d}", partial(_gates, kind, d, None))
+        for half, name in enumerate(("bias_ih", "bias_hh") if bias else ()):
+            tensors[f"{name}_{end}"] = node.weight(3, f"{kind} {d} {half}", partial(_gates, kind, d, half))
     states = [node.tensor(i) for i in (5, 6) if node.has(i)]
     if kind == "LSTM" and len(states) == 1:
         raise node.error("it has one of two initial states; give both or none")
@@ -48,6 +49,8 @@ def recurrent(node: Node) -> Any:
     return (node.b.call(torch.permute, apart, (0, 2, 1, 3)), *(last if kind == "LSTM" else (last,)))
 
 
-def _gates(stacked: Tensor, kind: str) -> Tensor:
-    parts = stacked.chunk(len(GATES[kind]))
+def _gates(kind: str, direction: int, half: int | None, tensor: Tensor) -> Tensor:
+    """The weights (or that half of the biases) of one direction with their gates in torch's order."""
+    one = tensor[direction]
+    parts = (one if half is None else one.chunk(2)[half]).chunk(len(GATES[kind]))
     return torch.cat([parts[place] for place in GATES[kind]])

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from pas.onnx_read.builder import Builder, Size
+from pas.onnx_read.builder import Builder
+from pas.onnx_read.size import Size
 from pas.onnx_read.table import Node
 
 Array = np.ndarray
@@ -60,7 +61,7 @@ def arithmetic(node: Node) -> Any:
     foreign = any(isinstance(value, fx.Node) or (isinstance(value, Tensor) and value.is_floating_point()) for value in node.values)
     if node.op not in RULES or foreign or (node.op in MOVES and not isinstance(node.values[0], np.ndarray)):
         return None
-    arrays = [value if isinstance(value, np.ndarray) else _objects_of(value) for value in node.values if value is not None]
+    arrays = [_objects_of(value) if isinstance(value, Tensor) else value for value in node.values if value is not None]
     return settle(np.asarray(RULES[node.op](node, arrays), dtype=object))
 
 

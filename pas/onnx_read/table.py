@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from onnx import helper
 from torch import Tensor, fx, nn
 
 from pas.errors import PasError
-from pas.onnx_read.builder import Builder, Size, Value
+from pas.onnx_read.builder import Builder, Value
 from pas.onnx_read.file import array, dense, label
+from pas.onnx_read.size import Size
 
 Operator = Callable[["Node"], Any]
 OPERATORS: dict[str, Operator] = {}
@@ -41,8 +42,8 @@ class Node:
         builder: Builder,
         follower: Callable[[str], tuple[Value, Callable[[], None]] | None] = lambda _: None,
     ) -> None:
-        self.op, self.proto, self.values, self.version, self.b, self.follower = proto.op_type, proto, values, version, builder, follower
-        self.outputs = [name for name in proto.output]
+        self.proto, self.values, self.version, self.b, self.follower = proto, values, version, builder, follower
+        self.op, self.outputs = proto.op_type, list(proto.output)
         self._unread = {attribute.name: attribute for attribute in proto.attribute}
         self._attributes = dict(self._unread)
 
@@ -157,7 +158,7 @@ class Node:
 
     # -- making layers
 
-    def layer(self, module: nn.Module, tensors: dict[str, Tensor | None] | None = None, *inputs: Any, weight: int | None = None) -> Any:
+    def layer(self, module: nn.Module, tensors: Mapping[str, Tensor | None] | None = None, *inputs: Any, weight: int | None = None) -> Any:
         """Call a module on `inputs` (the first input of the node, without any). `weight`: the input whose name names the layer."""
         inputs = inputs or (self.tensor(0),)
         if all(isinstance(value, Tensor) for value in inputs) and not tensors:
