@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from pas.onnx_read.builder import BATCH
 from pas.onnx_read.size import Size
 from pas.onnx_read.table import Node, operator
 
@@ -19,7 +20,7 @@ def reshape(node: Node) -> Any:
     x, (one, other), target = node.tensor(0), node.shapes(), node.ints(1)
     if not node.attribute("allowzero", 0):
         target = [node.b.size(x, d) if type(n) is int and n == 0 else n for d, n in enumerate(target)]
-    target = _unfixed(node, target, one)
+    target = _unfixed(node, target)
     free = [d for d, n in enumerate(target) if isinstance(n, Size)]
     known = [[n.probes[i] if isinstance(n, Size) else n for n in target] for i in range(2)]
     new, changed = (tuple(torch.empty(old, device="meta").reshape(sizes).shape) for old, sizes in zip((one, other), known, strict=True))
@@ -62,14 +63,23 @@ def _simplest(node: Node, x: Any, old: tuple[int, ...], new: tuple[int, ...], ta
     return node.b.call(torch.reshape, x, tuple(target))
 
 
-def _unfixed(node: Node, target: list[Any], old: tuple[int, ...]) -> list[Any]:
-    """Sizes written down for the file's fixed batch, for any batch."""
-    fixed = node.b.batch is not None and all(type(n) is int for n in target)
-    if fixed and -1 not in target and target and math.prod(target) != math.prod(old):
-        return [-1, *target[1:]]
-    if fixed and -1 in target[1:] and target[0] == node.b.batch and isinstance(node.b.size(node.tensor(0), 0), Size):
-        return [node.b.batch_size(), *target[1:]]
-    return target
+def _unfixed(node: Node, target: list[Any]) -> list[Any]:
+    """Sizes that were written down for the file's fixed batch, for any batch: the one that the examples lie in is inferred."""
+    batch, (one, other) = node.b.batch, node.shapes()
+    moving = [d for d, (n, m) in enumerate(zip(one, other, strict=True)) if n != m]
+    if batch is None or len(moving) != 1 or not all(type(n) is int for n in target):
+        return target
+    (place,) = moving
+    old = [n * batch // BATCH[0] if d == place else n for d, n in enumerate(one)]  # as the file knows it
+    known = -math.prod(target) if -1 in target else math.prod(target)
+    sizes = [math.prod(old) // known if n == -1 else n for n in target]
+    before = math.prod(old[:place])
+    aligned = [d for d in range(len(sizes)) if math.prod(sizes[:d]) == before]
+    fitting = [d for d in aligned if sizes[d] % old[place] == 0 or old[place] % sizes[d] == 0]
+    if math.prod(sizes) != math.prod(old) or not fitting:
+        raise node.error(f"it mixes examples in a way that only a batch of {batch} has; write the file again with a free batch")
+    chosen = place if place in fitting else fitting[0]
+    return [-1 if d == chosen else n for d, n in enumerate(sizes)]
 
 
 @operator("Flatten")
@@ -77,8 +87,13 @@ def flatten(node: Node) -> Any:
     """Two dimensions: all before `axis`, and all from there on."""
     axis, rank, x = node.attribute("axis", 1), node.rank(), node.tensor(0)
     axis = axis + rank if axis < 0 else axis
-    x = node.b.call(torch.flatten, x, axis, -1) if axis < rank else node.b.call(torch.unsqueeze, x, rank)
-    return node.b.call(torch.flatten, x, 0, axis - 1) if axis > 0 else node.b.call(torch.unsqueeze, x, 0)
+    if axis < rank - 1:
+        x = node.b.call(torch.flatten, x, axis, -1)
+    elif axis == rank:
+        x = node.b.call(torch.unsqueeze, x, rank)
+    if axis == 0:
+        return node.b.call(torch.unsqueeze, x, 0)
+    return node.b.call(torch.flatten, x, 0, axis - 1) if axis > 1 else x
 
 
 @operator("Squeeze")

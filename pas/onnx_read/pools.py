@@ -113,7 +113,8 @@ def resize(node: Node) -> Any:
     else:
         wanted = dict(zip(axes, node.ints(3), strict=True))
         full = [wanted.get(d, n) for d, n in enumerate(old)]
-        images, sizes = all(n is m or n == m for n, m in zip(full[:2], old[:2], strict=True)), full[2:]
+        same = (type(full[0]) is int and full[0] == node.b.batch) or full[0] is old[0] or full[0] == old[0]
+        images, sizes = same and full[1] == old[1], full[2:]
         whole, clean = all(type(n) is int and n % m == 0 for n, m in zip(sizes, node.shapes()[0][2:], strict=True)), True
     if not images or dims not in (3, 4, 5):
         raise node.error("it resizes examples or channels; only images can be resized")

@@ -17,6 +17,7 @@ import onnx
 import torch
 from onnx import helper
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from pas.errors import PasError
 from pas.onnx_read import constants, dimensions, elementwise, layers, norms, pieces, pools, recurrent, reductions, sizes
@@ -26,6 +27,9 @@ from pas.onnx_read.table import OPERATORS, Node
 
 # importing them fills the table of operators
 __all__ = ["constants", "dimensions", "elementwise", "from_onnx", "layers", "norms", "pieces", "pools", "recurrent", "reductions"]
+
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+"""The sizes of every input for two sizes of what the file leaves free."""
 
 
 def from_onnx(source: str | Path | bytes, *, shape: Sequence[int] | None = None) -> fx.GraphModule:
@@ -45,12 +49,16 @@ def from_onnx(source: str | Path | bytes, *, shape: Sequence[int] | None = None)
     model = load(source)
     name = "these bytes" if isinstance(source, bytes) else str(source)
     try:
-        return build(model, shapes=_shapes(model, shape), batch=_fixed_batch(model))
+        shapes, batch = _shapes(model, shape), _fixed_batch(model)
+        network = build(model, shapes=shapes, batch=batch)
+        if batch is not None:
+            _check_batch(network, model, shapes, batch)
+        return network
     except PasError as error:
         raise PasError(f"{name}: {error}") from error
 
 
-def build(model: onnx.ModelProto, *, shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], batch: int | None) -> fx.GraphModule:
+def build(model: onnx.ModelProto, *, shapes: Shapes, batch: int | None) -> fx.GraphModule:
     """The network of a checked model. `shapes`: every input at two sizes; `batch`: the fixed one that the file was written for."""
     graph, builder = model.graph, Builder(batch)
     values: dict[str, Value | None] = {"": None}
@@ -89,6 +97,23 @@ def build(model: onnx.ModelProto, *, shapes: dict[str, tuple[tuple[int, ...], tu
     for node in network.graph.nodes:
         node.meta.clear()
     return network.eval()
+
+
+def _check_batch(network: fx.GraphModule, model: onnx.ModelProto, shapes: Shapes, batch: int) -> None:
+    """A file for a fixed batch may have places among its examples written down: two batches at once must give what each gives alone."""
+    generator, several = torch.Generator().manual_seed(0), []
+    for entry in _inputs(model.graph):
+        one, other = shapes[entry.name]
+        size = tuple(batch if n != m and d == 0 else n for d, (n, m) in enumerate(zip(one, other, strict=True)))
+        draws = [torch.randn(size, generator=generator).to(_dtype(entry)) for _ in range(2)]
+        several.append((*draws, torch.cat(draws) if one[:1] != other[:1] else draws[0]))
+    with torch.no_grad():
+        first, second, both = (tree_leaves(network(*(values[i] for values in several))) for i in range(3))
+    for a, b, found in zip(first, second, both, strict=True):
+        expected = torch.cat([a, b]) if a.dim() else found
+        tolerance = 1e-3 * float(expected.abs().max()) if expected.numel() else 0.0
+        if expected.shape != found.shape or not torch.allclose(found.double(), expected.double(), 1e-3, tolerance):
+            raise PasError(f"it computes across the examples of its fixed batch of {batch}; write it again with a free batch dimension")
 
 
 def _results(node: Node, readers: Counter[str]) -> tuple[Any, ...]:
@@ -149,10 +174,10 @@ def _fixed_batch(model: onnx.ModelProto) -> int | None:
     return sizes[0] if sizes and isinstance(sizes[0], int) else None
 
 
-def _shapes(model: onnx.ModelProto, shape: Sequence[int] | None) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+def _shapes(model: onnx.ModelProto, shape: Sequence[int] | None) -> Shapes:
     """Every input at two sizes of what is free: the batch always, whatever the file says, and what it leaves free besides."""
     free: dict[str, tuple[int, int]] = {}
-    found = {}
+    found: Shapes = {}
     first = None
     for entry in _inputs(model.graph):
         sizes = _declared(entry)

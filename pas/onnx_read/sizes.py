@@ -19,6 +19,7 @@ from pas.onnx_read.table import Node
 Array = np.ndarray
 RULES: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Identity": lambda node, v: v[0],
+    "Shape": lambda node, v: np.array(v[0].shape[node.attribute("start", 0) : node.attribute("end")], dtype=object),
     "Add": lambda node, v: v[0] + v[1],
     "Sub": lambda node, v: v[0] - v[1],
     "Mul": lambda node, v: v[0] * v[1],
@@ -36,7 +37,7 @@ RULES: dict[str, Callable[[Node, list[Any]], Any]] = {
     "Gather": lambda node, v: np.take(v[0], v[1].astype(np.int64), axis=node.attribute("axis", 0)),
     "Unsqueeze": lambda node, v: np.expand_dims(v[0], tuple(node.fixed("axes", 1))),
     "Squeeze": lambda node, v: np.squeeze(v[0], tuple(node.fixed("axes", 1)) if len(v) > 1 or node.attribute("axes") else None),
-    "Reshape": lambda node, v: v[0].reshape([int(n) for n in v[1]]),
+    "Reshape": lambda node, v: v[0].reshape([int(n) for n in v[1]]) if node.attribute("allowzero", 0) in (0, 1) else None,
     "Expand": lambda node, v: np.broadcast_to(v[0], np.broadcast_shapes(v[0].shape, tuple(int(n) for n in v[1]))),
     "Slice": lambda node, v: _slice(*v),
     "ReduceProd": lambda node, v: _reduce(node, v[0], op.mul),

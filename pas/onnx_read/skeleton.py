@@ -31,12 +31,14 @@ def skeleton(path: str | Path) -> bytes:
     graph.sparse_initializer.extend(map(_zeros, heavy))
     for node in graph.node:
         node.doc_string = ""
+        del node.metadata_props[:]  # the exporter's notes, such as lines of somebody's code
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and _heavy(attribute.t):
                 zeros = helper.make_attribute("sparse_value", _zeros(attribute.t))
                 attribute.CopyFrom(zeros)
-    del graph.value_info[:]
-    del model.metadata_props[:]
+    graph.doc_string = model.doc_string = ""
+    for notes in (graph.value_info, graph.metadata_props, model.metadata_props):
+        del notes[:]
     return model.SerializeToString()
 
 
