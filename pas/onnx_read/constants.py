@@ -42,7 +42,9 @@ def counted(node: Node) -> Any:
     """start, start + delta, ... below limit."""
     if any(isinstance(value, fx.Node) for value in node.values):
         raise node.error("how long it is depends on the values of the input; write the file with fixed sizes")
-    return node.b.call(torch.arange, *(v.reshape(()) if isinstance(v, Tensor) else v for v in map(node.value, range(3))))
+    values = [node.value(i) for i in range(3)]
+    dtype = next((value.dtype for value in values if isinstance(value, Tensor)), torch.int64)
+    return node.b.call(torch.arange, *(value.item() if isinstance(value, Tensor) else value for value in values), dtype=dtype)
 
 
 @operator("Shape", "Size")
