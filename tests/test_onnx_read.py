@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -55,32 +57,59 @@ def file_of(nodes: list, shape: list, constants: dict[str, np.ndarray], output: 
 
 # ---- whole networks --------------------------------------------------------------------------------------------------
 
+class Mobile(nn.Module):
+    """An inverted residual with squeeze and excitation between a stem and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish())
+        self.wide = nn.Sequential(nn.Conv2d(16, 32, 1), nn.ReLU6(), nn.Conv2d(32, 32, 5, 1, 2, groups=32), nn.BatchNorm2d(32), nn.SiLU())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(32, 8, 1), nn.PReLU(8), nn.Conv2d(8, 32, 1), nn.Hardsigmoid())
+        self.narrow = nn.Sequential(nn.Conv2d(32, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(16 * 8 * 8, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.wide(x)
+        return self.head(x + self.narrow(y * self.gate(y)))
+
+
+VIT = partial(timm.create_model, "vit_tiny_patch16_224", num_classes=10, img_size=32, patch_size=8)
 NETWORKS = {
-    "cifar_resnet20": (32, {}),
-    "mobilenetv3_small_050": (32, {}),
-    "vit_tiny_patch16_224": (32, {"img_size": 32, "patch_size": 8, "depth": 2}),
-    "repvgg_nano": (32, {}),
+    "resnet": (32, partial(models.cifar_resnet.CifarResNet, 1)),
+    "mobile": (32, Mobile),
+    "vit": (32, partial(VIT, depth=1)),
+    "repvgg_nano": (32, partial(models.create, "repvgg_nano", num_classes=10)),
 }
+LARGER = {
+    name: (64, partial(timm.create_model, name, num_classes=10))
+    for name in ("resnet18", "mobilenetv3_small_050", "convnext_atto", "efficientnet_b0", "densenet121")
+}
+ALL = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)]
+Written = Callable[[str], tuple[Path, nn.Module, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> dict[str, tuple[Path, nn.Module, torch.Tensor]]:
-    """Every network as a file, the network (fused), and three images."""
-    found = {}
-    for name, (size, arguments) in NETWORKS.items():
+def written(tmp_path_factory) -> Written:
+    """A network as a file, the network (fused), and three images."""
+
+    @cache
+    def one(name: str) -> tuple[Path, nn.Module, torch.Tensor]:
+        size, make = {**NETWORKS, **LARGER}[name]
         torch.manual_seed(0)
-        model, images = timm.create_model(name, num_classes=10, **arguments), torch.randn(8, 3, size, size)
+        model, images = make(), torch.randn(8, 3, size, size)
         randomise(model, images, torch.Generator().manual_seed(0))
         model = pas.fuse(model.eval())
         path = tmp_path_factory.mktemp(name) / "net.onnx"
         onnx.export(model, images, path)
-        found[name] = (path, model, images[:3])
-    return found
+        return path, model, images[:3]
+
+    return one
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_network_comes_back(name: str, written) -> None:
-    path, model, images = written[name]
+@pytest.mark.parametrize("name", ALL)
+def test_network_comes_back(name: str, written: Written) -> None:
+    path, model, images = written(name)
     network = pas.from_onnx(path)
     assert not network.training
     for batch in (images[:1], images):
@@ -91,9 +120,9 @@ def test_network_comes_back(name: str, written) -> None:
     assert [axis.size for axis in found.prunable] == [axis.size for axis in original.prunable]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_network_is_trained_sliced_saved_and_written_again(name: str, written, tmp_path) -> None:
-    path, _, images = written[name]
+@pytest.mark.parametrize("name", ALL)
+def test_network_is_trained_sliced_saved_and_written_again(name: str, written: Written, tmp_path) -> None:
+    path, _, images = written(name)
     network = pas.from_onnx(path).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     losses = []
@@ -161,8 +190,7 @@ def test_recurrent_layer_of_a_file_with_a_fixed_batch_takes_any(kind, tmp_path) 
 
 def test_transformer_of_a_file_with_a_fixed_batch_takes_any(tmp_path) -> None:
     torch.manual_seed(0)
-    size, arguments = NETWORKS["vit_tiny_patch16_224"]
-    model, x = timm.create_model("vit_tiny_patch16_224", num_classes=10, **arguments).eval(), torch.randn(3, 3, size, size)
+    model, x = VIT(depth=1).eval(), torch.randn(3, 3, 32, 32)
     fixed(model, x[:1], tmp_path / "net.onnx")
     assert error(run(model, x), run(pas.from_onnx(tmp_path / "net.onnx"), x)) < 1e-4
 
@@ -286,10 +314,10 @@ def test_what_cannot_be_read_is_refused_in_one_line(what: str, tmp_path) -> None
     assert "net.onnx" in str(refused.value)
 
 
-def test_missing_cut_and_scattered_files_are_refused(tmp_path, written) -> None:
+def test_missing_cut_and_scattered_files_are_refused(tmp_path, written: Written) -> None:
     with pytest.raises(PasError, match=r"no ONNX file at .*absent.onnx"):
         pas.from_onnx(tmp_path / "absent.onnx")
-    content = written["repvgg_nano"][0].read_bytes()
+    content = written("repvgg_nano")[0].read_bytes()
     for share in (0.3, 0.6, 0.99):
         (tmp_path / "cut.onnx").write_bytes(content[: int(share * len(content))])
         with pytest.raises(PasError, match=r"cut.onnx (is no|holds no)"):
