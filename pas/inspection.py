@@ -16,6 +16,7 @@ from pas.amount import human
 from pas.axes.signature import Axis, Signature
 from pas.cost.macs import KINDS, Cost, build
 from pas.errors import PasError
+from pas.onnx_read.read import from_onnx, input_sizes
 from pas.surgery.forms import signature
 
 
@@ -43,6 +44,23 @@ def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_ch
         raise PasError("a network of your own needs the side of its image: --image-size PIXELS")
     model = models.from_entry(entry, {"num_classes": num_classes, "in_chans": in_chans})
     return signature(model, torch.zeros(1, in_chans, image_size, image_size))
+
+
+def inspect_onnx(path: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
+    """The signature of the network in an ONNX file, which says itself how many classes it tells apart.
+
+    Raises PasError when it has several inputs, or leaves the size of its image free and there is no image size.
+    """
+    inputs = input_sizes(path)
+    if len(inputs) != 1:
+        raise PasError(f"{path} has the inputs {', '.join(inputs)}; pas.signature takes an example of several, this command of one")
+    sizes = next(iter(inputs.values())) or ["batch", in_chans, "height", "width"]
+    chosen = [in_chans if d == 1 and len(sizes) == 4 else image_size for d in range(len(sizes))]
+    shape = [size if isinstance(size, int) else free for size, free in zip(sizes, chosen, strict=True)][1:]
+    if None in shape:
+        raise PasError(f"{path} leaves the size of its image free: give its side, --image-size PIXELS")
+    known = [int(n) for n in shape if n is not None]
+    return signature(from_onnx(path, shape=known), torch.zeros(1, *known))
 
 
 def rows(sig: Signature) -> list[dict[str, Any]]:

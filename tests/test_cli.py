@@ -180,7 +180,7 @@ def test_inspect_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_p
         (["--entry", "inspected:make"], "pas: a network of your own needs the side of its image: --image-size PIXELS"),
         (["--entry", "nowhere:make", "--image-size", "8"], "pas: model.entry=nowhere:make: No module named 'nowhere'"),
         (["--entry", "json:loads", "--image-size", "8"], "model.entry=json:loads: called with num_classes=1000, in_chans=3: TypeError: "),
-        ([], "one of the arguments MODEL --entry is required"),
+        ([], "one of the arguments MODEL --entry --onnx is required"),
         (["resnet18", "--entry", "json:loads"], "not allowed with argument MODEL"),
     ],
 )
