@@ -164,4 +164,5 @@ def draw(found: Difference, path: Path) -> Path:
     widths = {f"A: {found.a.path}": [axis.a for axis in found.axes], f"B: {found.b.path}": [axis.b for axis in found.axes]}
     common = [axis.common for axis in found.axes]
     title = f"{sum(not axis.same for axis in found.axes)} of {len(found.axes)} axes differ, Jaccard overlap {found.jaccard:.3f}"
-    return figures.pair([axis.name for axis in found.axes], [axis.size for axis in found.axes], widths, common, figures.checked(path), title)
+    names, sizes = [axis.name for axis in found.axes], [axis.size for axis in found.axes]
+    return figures.pair(names, sizes, widths, common, figures.checked(path), title)

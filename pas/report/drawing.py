@@ -62,7 +62,7 @@ def _arcs(panel: Axes, arcs: dict[tuple[int, int], int]) -> None:
         span = abs(a - b)
         height = 2 * (0.15 + 0.85 * span / longest)
         width = 0.4 + 2.2 * (count / most) ** 0.5
-        panel.add_patch(Arc(((a + b) / 2, 0), span, height, theta1=0, theta2=180, color=INK if b > a else LOOSE, lw=width, alpha=0.55))
+        panel.add_patch(Arc(((a + b) / 2, 0), span, height, theta1=0, theta2=180, color=INK, lw=width, alpha=0.55))
     panel.set_ylim(0, 1.08)
     panel.axis("off")
 
