@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pas.architecture import Architecture as Architecture
     from pas.budget import Budget as Budget
     from pas.errors import PasError as PasError
+    from pas.onnx_read.read import from_onnx as from_onnx
     from pas.publish.bundle import load as load
     from pas.search import Search as Search
     from pas.surgery.forms import signature as signature
@@ -27,13 +28,14 @@ _HOMES = {
     "Budget": "pas.budget",
     "PasError": "pas.errors",
     "Search": "pas.search",
+    "from_onnx": "pas.onnx_read.read",
     "fuse": "pas.surgery.fuse",
     "load": "pas.publish.bundle",
     "mask": "pas.surgery.mask",
     "signature": "pas.surgery.forms",
     "slice": "pas.surgery.slice",
 }
-__all__ = ["Architecture", "Budget", "PasError", "Search", "cost", "fuse", "load", "mask", "signature", "slice"]
+__all__ = ["Architecture", "Budget", "PasError", "Search", "cost", "from_onnx", "fuse", "load", "mask", "signature", "slice"]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,7 @@ examples:
   pas search model=repvgg_a0 data=cifar10 budget.macs=0.5 dry_run=true
   pas search -m budget.macs=0.3,0.5,0.7 seed=0,1
   pas search model=python model.entry=package.module:function data=fashion_mnist
+  pas search model=onnx model.path=net.onnx data=fashion_mnist
 """
 
 
@@ -88,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument(
         "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
     )
+    network.add_argument("--onnx", metavar="FILE", help="a network in an ONNX file, which knows its number of classes")
     inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.add_argument("--svg", type=Path, metavar="FILE", help="also draw the axes and the weights between them (.svg, .png or .pdf)")
     inspect.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
     )
@@ -177,12 +180,17 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from pas import inspection
 
-    name, how = options.entry or options.model, inspection.inspect_entry if options.entry else inspection.inspect
+    name = options.entry or options.onnx or options.model
+    how = inspection.inspect_entry if options.entry else inspection.inspect_onnx if options.onnx else inspection.inspect
     found = how(name, image_size=options.image_size, num_classes=options.num_classes, in_chans=options.in_chans)
     if options.json:
         print(json.dumps(inspection.as_json(name, found), indent=1))
     else:
         inspection.show(name, found, Console())
+    if options.svg is not None:
+        from pas.report.drawing import draw
+
+        draw(found, options.svg, inspection.title(name, found))
     return 0
 
 

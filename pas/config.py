@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pas.errors import PasError
@@ -17,7 +18,10 @@ SPLITS = ("val", "test")
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """`name`: a timm name. `weights`: a file of weights. `entry`: `package.module:function` of a person's own network."""
+    """`name`: a timm name. `weights`: a file of weights. `entry`: `package.module:function` of a person's own network.
+
+    `path`: an ONNX file, whose weights are where training starts.
+    """
 
     name: str = field(metadata=TEXT)
     args: dict[str, Any] = field(default_factory=dict)
@@ -26,6 +30,12 @@ class ModelConfig:
     entry: str | None = field(
         default=None, metadata=or_none(rule(lambda v: re.fullmatch(r"[\w.]+:\w+", v) is not None, "package.module:function"))
     )
+    path: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The network by the one word that says most."""
+        return self.entry or (self.name if self.path is None else Path(self.path).name)
 
 
 @dataclass(kw_only=True)
@@ -211,6 +221,8 @@ class Config:
         check(self, "")
         if self.model.name == "python" and self.model.entry is None:
             raise PasError("model=python needs model.entry=package.module:function")
+        if (self.model.name == "onnx") != (self.model.path is not None):
+            raise PasError("model=onnx and model.path=FILE.onnx belong together: set both")
         if self.budget.macs is None and self.budget.params is None:
             raise PasError("budget: set budget.macs or budget.params, for example budget.macs=0.5")
         for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from pas.axes.signature import Signature
 from pas.errors import PasError
 from pas.gates.gated import Gated, Gates
-from pas.surgery.fuse import fuse
+from pas.surgery.fuse import fuse, merged
 
 Batch = tuple[Any, Any]
 """Inputs and targets, nests of tensors (N, ...)."""
@@ -55,7 +55,7 @@ def taylor(model: nn.Module, signature: Signature, free: np.ndarray, batches: It
     Raises PasError when there are no examples, or their loss is not finite.
     """
     gates = Gates(signature.channels, free).to(next(model.parameters()).device)
-    gated = Gated(copy.deepcopy(model).requires_grad_(False), signature, gates).to(gates.value.device).eval()
+    gated = Gated(copy.deepcopy(merged(model)).requires_grad_(False), signature, gates).to(gates.value.device).eval()
     total, seen = torch.zeros(len(free), dtype=torch.float64), 0
     for x, y in batches:
         for i in range(min(len(y), samples - seen)):

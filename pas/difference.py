@@ -18,7 +18,6 @@ from pas.report import figures
 from pas.result import FILE, read_result
 
 COSTS = ("macs", "params", "top1")
-FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,8 @@ def show(found: Difference, console: Console) -> None:
 
 def draw(found: Difference, path: Path) -> Path:
     """Both widths of every axis as bars, to a .png, .svg or .pdf file. Raises PasError for another ending."""
-    if path.suffix not in FORMATS:
-        raise PasError(f"--figure {path}: the name must end in {', '.join(FORMATS)}")
     widths = {f"A: {found.a.path}": [axis.a for axis in found.axes], f"B: {found.b.path}": [axis.b for axis in found.axes]}
     common = [axis.common for axis in found.axes]
     title = f"{sum(not axis.same for axis in found.axes)} of {len(found.axes)} axes differ, Jaccard overlap {found.jaccard:.3f}"
-    return figures.pair([axis.name for axis in found.axes], [axis.size for axis in found.axes], widths, common, path, title)
+    names, sizes = [axis.name for axis in found.axes], [axis.size for axis in found.axes]
+    return figures.pair(names, sizes, widths, common, figures.checked(path), title)

@@ -16,15 +16,23 @@ from pas.amount import human
 from pas.axes.signature import Axis, Signature
 from pas.cost.macs import KINDS, Cost, build
 from pas.errors import PasError
+from pas.onnx_read.read import from_onnx, input_sizes
 from pas.surgery.forms import signature
 
 
 def inspect(name: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
     """The signature of a network by name, without weights. `image_size`: pixels a side, None for the network's own."""
-    with torch.device("meta"):
+    try:
+        return _inspect_on("meta", name, image_size, num_classes, in_chans)
+    except (PasError, NotImplementedError, RuntimeError):  # some networks compute with their tables before they run
+        return _inspect_on("cpu", name, image_size, num_classes, in_chans)
+
+
+def _inspect_on(device: str, name: str, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
+    with torch.device(device):
         model: Any = models.create(name, num_classes=num_classes, in_chans=in_chans)
     size = image_size or model.pretrained_cfg["input_size"][-1]
-    return signature(model, torch.zeros(1, in_chans, size, size, device="meta"))
+    return signature(model, torch.zeros(1, in_chans, size, size, device=device))
 
 
 def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
@@ -36,6 +44,23 @@ def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_ch
         raise PasError("a network of your own needs the side of its image: --image-size PIXELS")
     model = models.from_entry(entry, {"num_classes": num_classes, "in_chans": in_chans})
     return signature(model, torch.zeros(1, in_chans, image_size, image_size))
+
+
+def inspect_onnx(path: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
+    """The signature of the network in an ONNX file, which says itself how many classes it tells apart.
+
+    Raises PasError when it has several inputs, or leaves the size of its image free and there is no image size.
+    """
+    inputs = input_sizes(path)
+    if len(inputs) != 1:
+        raise PasError(f"{path} has the inputs {', '.join(inputs)}; pas.signature takes an example of several, this command of one")
+    sizes = next(iter(inputs.values())) or ["batch", in_chans, "height", "width"]
+    chosen = [in_chans if d == 1 and len(sizes) == 4 else image_size for d in range(len(sizes))]
+    shape = [size if isinstance(size, int) else free for size, free in zip(sizes, chosen, strict=True)][1:]
+    if None in shape:
+        raise PasError(f"{path} leaves the size of its image free: give its side, --image-size PIXELS")
+    known = [int(n) for n in shape if n is not None]
+    return signature(from_onnx(path, shape=known), torch.zeros(1, *known))
 
 
 def rows(sig: Signature) -> list[dict[str, Any]]:
@@ -76,12 +101,16 @@ def as_json(name: str, sig: Signature) -> dict[str, Any]:
     return {"model": name, **{kind: build(sig, kind).at(everything) for kind in KINDS}, "axes": rows(sig)}
 
 
-def show(name: str, sig: Signature, console: Console) -> None:
-    """A table of all axes in the order of the network; it fits into 80 columns."""
+def title(name: str, sig: Signature) -> str:
+    """The network in one line."""
     everything = np.ones(sig.channels, dtype=bool)
     macs, params = (build(sig, kind).at(everything) for kind in KINDS)
-    title = f"{name}: {len(sig.prunable)} prunable axes, {human(macs)} MACs, {human(params)} parameters (fused form)"
-    console.print(title, style="bold", highlight=False)
+    return f"{name}: {len(sig.prunable)} prunable axes, {human(macs)} MACs, {human(params)} parameters (fused form)"
+
+
+def show(name: str, sig: Signature, console: Console) -> None:
+    """A table of all axes in the order of the network; it fits into 80 columns."""
+    console.print(title(name, sig), style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("axis", overflow="fold", max_width=28)
     for column in ("size", "MACs", "params"):

@@ -64,9 +64,20 @@ def _identity(config: Config) -> dict[str, Any]:
     whole["data"].pop("root")
     if config.model.weights is not None:
         whole["model"]["weights"] = _weights(Path(config.model.weights))
+    if config.model.path is None:  # the names of runs are those from before there was such a field
+        whole["model"].pop("path")
+    else:
+        whole["model"]["path"] = [_weights(part) for part in _parts(Path(config.model.path))]
     if config.options.start is not None:  # what it holds, not where it lies
         whole["options"]["start"] = digest(architecture_file(Path(config.options.start)).read_bytes())[:8]
     return whole
+
+
+def _parts(path: Path) -> list[Path]:
+    """An ONNX file and the files beside it that hold its weights."""
+    from pas.onnx_read.file import beside  # where there is such a file only: onnx takes time to load
+
+    return [path, *beside(path)]
 
 
 def _weights(path: Path) -> str:
@@ -84,6 +95,6 @@ def _of_content(path: Path, size: int, changed: int) -> str:
 
 
 def _key(config: Config, parts: list[str], identity: dict[str, Any]) -> str:
-    network = config.model.entry or config.model.name
+    network = config.model.label
     words = [network, config.data.name, *parts, f"s{config.seed}", _short(identity)]
     return "-".join(re.sub(r"[^\w.]+", "" if " " in word else "_", word) for word in words)

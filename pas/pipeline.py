@@ -27,6 +27,7 @@ from pas.data.loader import stable_seed
 from pas.environment import environment
 from pas.errors import PasError
 from pas.keys import method_label, run_key, settings, source_of, variant
+from pas.onnx_read.skeleton import skeleton
 from pas.parent import Parent
 from pas.plan import Plan, plan
 from pas.publish import bundle
@@ -175,7 +176,7 @@ def _result(
     return {
         "schema": 1,
         "run_key": setting.tracker.run.key,
-        "model": config.model.entry or config.model.name,
+        "model": config.model.label,
         "data": config.data.name,
         "split": config.data.split,
         "method": method_label(config),
@@ -211,7 +212,8 @@ def _publish(
     backbone = Backbone(result["model"], dict(config.model.args), data.num_classes, data.channels, data.image_size)
     about = {name: result[name] for name in ("run_key", "data", "method", "seed", "budget", "dense", "searched")}
     text = card(result, backbone)
-    bundle.save(this.bundle, plain, backbone, architecture, mean=data.mean, std=data.std, about=about, card=text)
+    graph = None if config.model.path is None else skeleton(config.model.path)
+    bundle.save(this.bundle, plain, backbone, architecture, mean=data.mean, std=data.std, about=about, card=text, graph=graph)
     result["exactness"]["fuse_onnx"] = onnx.max_error(plain, this.bundle / "model.onnx", images)
     if config.model.entry is None and not _equal(bundle.load(this.bundle), plain, images):
         raise PasError(

@@ -149,7 +149,7 @@ def plan(setting: Setting, start: Architecture | None, first: Plan | None = None
     searched = {axis.name for axis in search.widths.axes}
     everything = np.ones(signature.channels, dtype=bool)
     return Plan(
-        title=f"{config.model.entry or config.model.name} on {config.data.name}, method {config.method.name}, seed {config.seed}",
+        title=f"{config.model.label} on {config.data.name}, method {config.method.name}, seed {config.seed}",
         images=len(setting.data.train),
         shape=tuple(setting.example().shape[1:]),
         axes=len(signature.axes),
@@ -181,7 +181,8 @@ def _instead(config: Config, first: Plan | None) -> str | None:
     if first is not None:
         return f"that of {first.folder.name}"
     if given(config):
-        return "weights given" if config.model.weights or config.model.pretrained else "not trained: train.dense.epochs=0"
+        named = config.model.weights or config.model.path or config.model.pretrained
+        return "weights given" if named else "not trained: train.dense.epochs=0"
     folder = Path(config.paths.runs) / dense_key(config)
     return f"trained already ({folder.name})" if (folder / "dense.json").exists() else None
 

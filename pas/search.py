@@ -24,7 +24,7 @@ from pas.errors import PasError
 from pas.methods import DEFAULTS, Option, Problem, named
 from pas.shrinking import needed, positions
 from pas.surgery.forms import settle, signature
-from pas.surgery.fuse import fuse
+from pas.surgery.fuse import fuse, merged
 from pas.surgery.slice import slice
 
 
@@ -89,7 +89,7 @@ class Search:
         self._make = lambda problem: made(problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]
         opened = None if start is None else self.signature.mask(start)
         self.method = self._make(Problem(self.signature, self.limits, self.widths, steps, opened))
-        self.model = self.method.wrap(copy.deepcopy(model))
+        self.model = self.method.wrap(copy.deepcopy(merged(model)))
         self.model.to(next(model.parameters()).device)
 
     @property

@@ -65,7 +65,7 @@ def refuse_early(setting: Setting, network: nn.Module, start: Architecture | Non
     trial = copy.deepcopy(network)
     _refuse_logits(setting, trial)
     search_of(setting, trial, 1, start)
-    if setting.config.model.entry is not None:
+    if setting.config.model.entry is not None or setting.config.model.path is not None:
         with TemporaryDirectory() as folder:
             onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
     set_random_state(before)
@@ -79,14 +79,14 @@ def _refuse_logits(setting: Setting, network: nn.Module) -> None:
     if not isinstance(found, Tensor) or found.shape != (1, classes):
         what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise PasError(
-            f"{model.entry or model.name} gives {what} for one image; {setting.config.data.name} has {classes} classes, so it must be "
+            f"{model.label} gives {what} for one image; {setting.config.data.name} has {classes} classes, so it must be "
             f"a tensor of shape (1, {classes})"
         )
 
 
 def given(config: Config) -> bool:
     """Whether the configuration names the dense parent's weights, so that there is nothing to train."""
-    return config.train.dense.epochs == 0 or config.model.weights is not None or config.model.pretrained
+    return config.train.dense.epochs == 0 or config.model.weights is not None or config.model.path is not None or config.model.pretrained
 
 
 def train_dense(setting: Setting, network: nn.Module, shared: Run) -> tuple[nn.Module, float]:
@@ -99,6 +99,8 @@ def make(config: Config, data: Data, *, fresh: bool = False) -> nn.Module:
     model, shape = config.model, {"num_classes": data.num_classes, "in_chans": data.channels}
     if model.entry is not None:
         network = models.from_entry(model.entry, {**shape, **model.args})
+    elif model.path is not None:
+        network = models.from_file(model.path, in_chans=data.channels, image_size=data.image_size, fresh=fresh)
     else:
         network = models.create(model.name, pretrained=model.pretrained and not fresh, args=model.args, **shape)
     if model.weights is not None and not fresh:

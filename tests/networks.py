@@ -6,6 +6,8 @@ import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 import pas
 import pas.models
@@ -77,3 +79,53 @@ def moved_by_each_axis(model: nn.Module, signature: Signature, x: Tensor, rng: n
             gates.value[torch.from_numpy(off)] = 0
         moved[axis.name] = error(whole, run(Gated(model, signature, gates), x))
     return moved
+
+
+def holds(model: nn.Module, example: tuple[Tensor, ...], tolerance: float = 1e-12) -> Signature:
+    """Everything that a slice promises: each exact axis matters, with half of them all masked = sliced; with half of all axes cost =
+    counter, parameters counted, it trains, and a state dict brings it back.
+    """
+    signature = pas.signature(model, example)
+    rng = np.random.default_rng(0)
+    exact = tuple(axis for axis in signature.prunable if axis.exact)
+    assert signature.prunable
+    whole = outputs(model, example)
+    for axis in exact:
+        off = outputs(pas.mask(model, signature, halves(signature, rng, (axis,))), example)
+        assert error(whole, off) > 1e-6, f"{axis.name} doesn't matter"
+    if exact:
+        architecture = halves(signature, rng, exact)
+        masked, small = pas.mask(model, signature, architecture), pas.slice(model, signature, architecture)
+        assert error(outputs(masked, example), outputs(small, example)) < tolerance
+        gates = Gates(signature.channels, np.arange(1, signature.channels)).double()
+        gated = Gated(model, signature, gates)
+        assert torch.equal(outputs(gated, example), whole)
+        with torch.no_grad():
+            gates.value.copy_(torch.from_numpy(signature.mask(architecture)[1:]))
+        assert error(outputs(masked, example), outputs(gated, example)) < tolerance
+    architecture = halves(signature, rng)
+    small = pas.slice(model, signature, architecture)
+    plain = pas.fuse(small)
+    with FlopCounterMode(display=False) as counter:
+        outputs(plain, example)
+    assert pas.cost.macs(signature, architecture) * len(example[0]) == counter.get_total_flops() // 2
+    assert pas.cost.params(signature, architecture) == sum(p.numel() for p in plain.parameters())
+    again = pas.slice(model, signature, architecture)
+    small.train()
+    for _ in range(2):
+        loss = sum(leaf.square().mean() for leaf in tree_leaves(small(*example)))
+        assert isinstance(loss, Tensor)
+        gradients = torch.autograd.grad(loss, list(small.parameters()), allow_unused=True)
+        with torch.no_grad():
+            for parameter, gradient in zip(small.parameters(), gradients, strict=True):
+                assert gradient is not None
+                parameter -= 0.01 * gradient
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(outputs(small.eval(), example), outputs(again.eval(), example))
+    return signature
+
+
+def outputs(model: nn.Module, example: tuple[Tensor, ...]) -> Tensor:
+    """All results of a network in one vector."""
+    with torch.no_grad():
+        return torch.cat([leaf.flatten() for leaf in tree_leaves(model(*example)) if isinstance(leaf, Tensor)])

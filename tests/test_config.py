@@ -29,7 +29,7 @@ def test_default():
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_composes(group: str, choice: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PAS_DATA", "/data")
-    needs = ["model.entry=nets:make"] if choice == "python" else []
+    needs = {"python": ["model.entry=nets:make"], "onnx": ["model.path=net.onnx"]}.get(choice, [])
     config = compose([f"{group}={choice}", *needs])
     if group in ("model", "data", "method", "task"):
         assert getattr(config, group).name == choice

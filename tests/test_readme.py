@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from forks import Forks
+from torch import nn
+
+from pas import onnx
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -34,6 +38,8 @@ def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return nn.Sequential(nn.Conv2d(in_chans, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
         "                         nn.Flatten(), nn.Linear(16, num_classes))\n"
     )
+    network = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    onnx.export(network, torch.zeros(1, 1, 32, 32), folder / "net.onnx")
     return folder
 
 

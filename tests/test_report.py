@@ -154,7 +154,7 @@ def test_widths_of_many_layers(layers: int, tmp_path: Path):
 @pytest.mark.parametrize("layers", [22, 120])
 def test_labels_of_layers_do_not_overlap(layers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     kept: list[figures.Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure) or path)
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure) or path)
     names = [f"features.denseblock{i // 24}.denselayer{i}.conv{i % 2}" for i in range(layers)]
     figures.widths(names, [64] * layers, [33] * layers, tmp_path / "widths.png", title="a run")
     figure = kept[0]

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec
 
 from pas.errors import PasError, place
 
-BATCH = 2
-"""Examples in the captured batch: 1 would be confused with a dimension that broadcasts."""
+BATCH = 3
+"""Examples in the captured batch: 1 would be confused with a dimension that broadcasts, 2 with halves and pairs."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Program:
     """A captured network: its graph and what each placeholder stands for.
 
     `tensors` maps a placeholder to the name of the parameter or buffer, `inputs` lists the placeholders of the
-    network's own inputs, `outputs` the nodes that it returns. `tied` maps every further name of a shared parameter to
-    its first one.
+    network's own inputs, `outputs` the nodes that it returns, `tree` how these are nested. `tied` maps every further
+    name of a shared parameter to its first one.
     """
 
     graph: fx.Graph
@@ -33,6 +34,7 @@ class Program:
     inputs: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
     parameters: frozenset[str]
+    tree: TreeSpec | None = None
     tied: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
 
@@ -95,6 +97,7 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     finally:
         for module, mode in modes:
             module.training = mode
+    _inline(exported.graph_module)
     signature = exported.graph_signature
     kinds = torch.export.graph_signature.InputKind
     by_name = {node.name: node for node in exported.graph.nodes}
@@ -113,7 +116,33 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     known = {tied.get(name, name) for name in [*signature.parameters, *signature.buffers]}
     made = {name: exported.constants[name] for name in tensors.values() if name not in known and name in exported.constants}
     outputs = [by_name[spec.arg.name] for spec in signature.output_specs if hasattr(spec.arg, "name")]
-    return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters), tied, made)
+    return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters),
+                   exported.call_spec.out_spec, tied, made)  # fmt: skip
+
+
+def _inline(module: fx.GraphModule) -> None:
+    """`with torch.autocast` and `with torch.no_grad` inside a forward become calls of subgraphs; their nodes take the calls' places."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or getattr(node.target, "__name__", "") not in _WRAPPERS:
+            continue
+        inner = next(arg for arg in node.args if isinstance(arg, fx.Node) and arg.op == "get_attr")
+        operands = node.args[node.args.index(inner) + 1 :]
+        submodule: Any = module.get_submodule(str(inner.target))
+        _inline(submodule)
+        places = [one for one in submodule.graph.nodes if one.op == "placeholder"]
+        with graph.inserting_before(node):
+            result: Any = graph.graph_copy(submodule.graph, dict(zip(places, operands, strict=True)))
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
+        if not inner.users:
+            graph.erase_node(inner)
+
+
+_WRAPPERS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 
 
 @contextmanager
@@ -137,7 +166,16 @@ def _argument_names(model: nn.Module) -> list[str]:
 def shape(node: fx.Node) -> tuple[int, ...]:
     """The sizes of a node's (first) tensor; a symbolic size gives the size that it was captured with."""
     value = node.meta["val"]
-    value = value[0] if isinstance(value, (tuple, list)) else value
+    return _sizes(value[0] if isinstance(value, (tuple, list)) else value)
+
+
+def shapes(node: fx.Node) -> list[tuple[int, ...]]:
+    """The sizes of all tensors that a node returns."""
+    value = node.meta["val"]
+    return [_sizes(one) for one in value] if isinstance(value, (tuple, list)) else [_sizes(value)]
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else size.node.hint for size in value.shape)
 
 

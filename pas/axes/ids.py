@@ -20,7 +20,8 @@ class Ids:
     """Fresh ids, ties between them, and what must never be sliced. All operations work on whole tables at once."""
 
     def __init__(self) -> None:
-        self._parent = np.zeros(1, dtype=np.int64)
+        self._parents = np.zeros(1024, dtype=np.int64)  # grows by doubling: appending would copy it for every axis
+        self._is_bound = np.zeros(1024, dtype=bool)
         self._bound: dict[int, tuple[int, ...]] = {}
         self.label: list[str] = ["always"]
         self.born: list[int] = [-1]
@@ -29,8 +30,10 @@ class Ids:
 
     def fresh(self, size: int, label: str, born: int) -> Table:
         """A table ``[size, 1]`` of new ids; `label` names the axis that they may become, `born` orders it."""
-        start = len(self._parent)
-        self._parent = np.concatenate([self._parent, np.arange(start, start + size)])
+        start = len(self.label)
+        while start + size > len(self._parents):
+            self._parents, self._is_bound = (np.concatenate([a, np.zeros_like(a)]) for a in (self._parents, self._is_bound))
+        self._parents[start : start + size] = np.arange(start, start + size)
         self.label += [label] * size
         self.born += [born] * size
         return np.arange(start, start + size)[:, None]
@@ -49,7 +52,7 @@ class Ids:
         """The table in terms of representatives: unions followed, bindings expanded, repeated ids of a row dropped."""
         table = self._find(table)
         while self._bound:
-            hit = np.isin(table, np.fromiter(self._bound, dtype=np.int64))
+            hit = self._is_bound[table]
             if not hit.any():
                 break
             table = np.concatenate([self._expand(table[:, c], hit[:, c]) for c in range(table.shape[1])], axis=1)
@@ -95,7 +98,7 @@ class Ids:
                     self.freeze(side[:, k:], reason) if side.shape[1] > k else None
                 return
 
-    def split(self, table: Dim, n: int, m: int, labels: tuple[str, str]) -> tuple[Dim, Dim]:
+    def split(self, table: Dim, n: int, m: int, labels: tuple[str, str], reason: str) -> tuple[Dim, Dim]:
         """The types of sizes n (slow) and m (fast) that a dimension of n*m elements falls into.
 
         A column that is constant along one side goes to the other; any other column is bound to fresh ids of both
@@ -114,11 +117,18 @@ class Ids:
                 born = min(self.born[i] for i in column.flat)
                 u, w = self.fresh(n, labels[0], born), self.fresh(m, labels[1], born)
                 grid = merge(u, w, n, m)
-                self.tie(column.reshape(-1, 1), grid, "split")
+                self.tie(column.reshape(-1, 1), grid, reason)
                 slow.append(u[:, 0])
                 fast.append(w[:, 0])
         stack = lambda columns: _compact(np.stack(columns, axis=1)) if columns else None  # noqa: E731
         return _none_if_constant(stack(slow)), _none_if_constant(stack(fast))
+
+    def eldest(self) -> dict[int, tuple[int, int]]:
+        """Representative id -> (birth, id) of the eldest among those that it stands for, which gives them their name."""
+        found: dict[int, tuple[int, int]] = {}
+        for i, root in enumerate(self._find(np.arange(len(self.born))).tolist()):
+            found[root] = min(found.get(root, (self.born[i], i)), (self.born[i], i))
+        return found
 
     def frozen(self) -> dict[int, str]:
         """Representative id -> why it stays whole."""
@@ -133,9 +143,9 @@ class Ids:
         return {int(i) for table in self._inexact for i in np.unique(self.resolve(table))}
 
     def _find(self, ids: np.ndarray) -> np.ndarray:
-        found = self._parent[ids]
+        found = self._parents[ids]
         while True:
-            above = self._parent[found]
+            above = self._parents[found]
             if (above == found).all():
                 return found
             found = above
@@ -147,7 +157,7 @@ class Ids:
             high, low = np.maximum(a_root, b_root), np.minimum(a_root, b_root)
             if (high == low).all():
                 return
-            np.minimum.at(self._parent, high, low)
+            np.minimum.at(self._parents, high, low)
 
     def _bind(self, single: Table, many: Table, rows: np.ndarray) -> None:
         """Replace the one id of each row of `single` by the conjunction in `many` (the first row of each id; `tie`
@@ -160,7 +170,7 @@ class Ids:
             one, conjunction = int(ids[row]), tuple(int(i) for i in many[row] if i)
             if one in self._bound or any(int(self._find(np.array(i))) != i or i in self._bound for i in conjunction):
                 continue  # bound a moment ago, in this very loop: the next round sees it resolved
-            self._bound[one] = conjunction
+            self._bound[one], self._is_bound[one] = conjunction, True
 
     def _expand(self, column: np.ndarray, hit: np.ndarray) -> Table:
         width = max((len(self._bound[int(i)]) for i in column[hit]), default=1)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pas.axes.capture import BATCH, Example, capture, shape
+from pas.axes.grouping import grouped
 from pas.axes.rules import find_rule
-from pas.axes.signature import Axis, Signature, Slot
+from pas.axes.signature import Signature, Slot
 from pas.axes.trace import Trace, Type, place
 from pas.errors import PasError
 
@@ -60,7 +59,7 @@ def _apply(trace: Trace, node: fx.Node) -> Type:
             trace.ids.freeze(dim, f"no rule for {place(node)}")
     macs = _counted(node)
     if macs:
-        trace.macs(macs, (), ())
+        trace.macs(node, macs, (), ())
     value = node.meta.get("val")
     return (None,) * len(shape(node)) if isinstance(value, (torch.Tensor, tuple, list)) else ()
 
@@ -94,57 +93,28 @@ def _is_tensor(value: object) -> bool:
 
 
 def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
-    """Group the final ids into axes: ids that touch the same slots equally often are one axis."""
+    """What the trace has found, in terms of axes."""
     ids, program = trace.ids, trace.program
     typed: dict[str, Type] = {}
     for node, name in program.tensors.items():  # a shared parameter may come in by several placeholders
         if node in trace.types:
             for have, more in zip(typed.setdefault(name, trace.types[node]), trace.types[node], strict=True):
                 ids.tie(have, more, f"{name} is shared")
-    resolved = {name: tuple(None if dim is None else ids.resolve(dim) for dim in dims) for name, dims in typed.items()}
-    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    slots = [Slot(name, d) for name, dims in resolved.items() for d, dim in enumerate(dims) if dim is not None]
-    for index, slot in enumerate(slots):
-        table = resolved[slot.parameter][slot.dim]
-        assert table is not None  # slots are made of tables
-        found, counts = np.unique(table, return_counts=True)
-        for i, count in zip(found.tolist(), counts.tolist(), strict=True):
-            if i:
-                touched[i].append((index, count))
-    frozen, inexact = ids.frozen(), ids.not_exact()
-    members: dict[tuple, list[int]] = defaultdict(list)
-    for i, touch in touched.items():
-        members[(tuple(touch), frozen.get(i), i in inexact)].append(i)
-    position = np.zeros(len(ids.born), dtype=np.int64)
-    axes: list[Axis] = []
-    names: dict[str, int] = defaultdict(int)
-    start = 1
-    for (touch, reason, loose), group in sorted(
-        members.items(), key=lambda item: min((ids.born[i], i) for i in item[1])
-    ):
-        group.sort()
-        first = min(group, key=lambda i: (ids.born[i], i))
-        lives = tuple(slots[index] for index, _ in touch)
-        if reason is None and len(group) == 1:
-            reason = "it has a single channel"
-        label = ids.label[first]
-        names[label] += 1
-        name = label if names[label] == 1 else f"{label}#{names[label]}"
-        axes.append(Axis(name, len(group), reason is None, not loose, lives, reason, start))
-        position[group] = np.arange(start, start + len(group))
-        start += len(group)
+    axes, position, resolved = grouped(trace, typed)
     final = lambda dim: None if dim is None else position[ids.resolve(dim)]  # noqa: E731
     return Signature(
-        axes=tuple(axes),
-        channels=start,
+        axes=axes,
+        channels=1 + sum(axis.size for axis in axes),
         dims={name: tuple(None if dim is None else position[dim] for dim in dims) for name, dims in resolved.items()},
         shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         readers=tuple(
             dict.fromkeys(Slot(*reader) for reader in trace.readers if typed[reader[0]][reader[1]] is not None)
         ),
+        makers=tuple(dict.fromkeys(Slot(*maker) for maker in trace.makers)),
         groups={name: final(dim) for name, dim in trace.groups.items()},
         terms=tuple(dataclasses.replace(term, dims=tuple(final(dim) for dim in term.dims)) for term in trace.terms),
         constants=tuple(dataclasses.replace(c, dim=final(c.dim)) for c in trace.constants),
+        shuffles=tuple(dataclasses.replace(one, before=final(one.before)) for one in trace.shuffles),
         batch=BATCH,
         program=program,
         example=example,

@@ -10,7 +10,7 @@ import numpy as np
 from pas.architecture import Architecture
 from pas.axes.capture import Example, Program
 from pas.axes.ids import Dim
-from pas.axes.trace import Constant, Term
+from pas.axes.trace import Constant, Shuffle, Term
 from pas.errors import PasError
 
 
@@ -45,9 +45,11 @@ class Signature:
     A *table* (`pas.axes.ids`) types a dimension by positions in one vector over all channels, `channels` long: `mask`
     makes such a vector from an architecture, `rows` says which elements of a dimension it keeps.
 
-    `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis.
+    `dims`: parameter or buffer -> one table (or None) a dimension. `readers`: the slots that sum over an axis. `makers`: the slots whose
+    zeros switch channels off that no parameter reads (queries and keys).
     `groups`: the group index of each grouped convolution. `terms`: multiply-adds of `batch` examples. `constants`:
-    integers in the graph that count channels. `shapes`: all parameters of the fused form, those without axes included.
+    integers in the graph that count channels. `shuffles`: nodes that only put channels into another order. `shapes`: all
+    parameters of the fused form, those without axes included.
     """
 
     axes: tuple[Axis, ...]
@@ -55,9 +57,11 @@ class Signature:
     dims: dict[str, tuple[Dim, ...]]
     shapes: dict[str, tuple[int, ...]]
     readers: tuple[Slot, ...]
+    makers: tuple[Slot, ...]
     groups: dict[str, Dim]
     terms: tuple[Term, ...]
     constants: tuple[Constant, ...]
+    shuffles: tuple[Shuffle, ...]
     batch: int
     program: Program
     example: Example

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from pas.axes.capture import Program, owner, shape
+from pas.axes.capture import BATCH, Program, owner, shape
 from pas.axes.ids import Dim, Ids, merge
+from pas.axes.reshape import regroup
 
 Type = tuple[Dim, ...]
 
@@ -40,8 +40,24 @@ class Constant:
     dim: Dim
 
 
+@dataclass(frozen=True)
+class Shuffle:
+    """A node that gives the channels of `source` along `along` another order: its element i is element ``order[i]`` of `before`."""
+
+    node: fx.Node
+    source: fx.Node
+    along: int
+    order: tuple[int, ...]
+    before: Dim
+
+
 class Trace:
-    """The state of one pass over a captured graph."""
+    """The state of one pass over a captured graph.
+
+    `types`: one table (or None) a dimension of each node; `many`: the same of each result of a node that returns several. `readers`:
+    parameters that sum over an axis. `makers`: parameters (slices along a dimension) whose zeros switch off an axis that no parameter
+    reads. `pieces`: runs of channels of which each must keep at least one. `batched`: nodes that depend on the network's inputs.
+    """
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -50,9 +66,17 @@ class Trace:
         self.terms: list[Term] = []
         self.constants: list[Constant] = []
         self.readers: list[tuple[str, int]] = []
+        self.makers: list[tuple[str, int]] = []
+        self.pieces: list[Dim] = []
+        self.shuffles: list[Shuffle] = []
+        self.many: dict[fx.Node, tuple[Type, ...]] = {}
+        self.origins: dict[tuple[fx.Node, int], frozenset[tuple[str, int]] | None] = {}
         self.groups: dict[str, Dim] = {}
         self._position = {node: i for i, node in enumerate(program.graph.nodes)}
-        self._first: dict[str, fx.Node] = {}
+        self.batched = set(program.inputs)
+        for node in program.graph.nodes:
+            if not self.batched.isdisjoint(node.all_input_nodes):
+                self.batched.add(node)
 
     def __getitem__(self, node: fx.Node) -> Type:
         """The type of a node. A parameter met for the first time gets fresh ids in every dimension that could be an
@@ -85,13 +109,13 @@ class Trace:
 
     # -- making and relating ids
 
-    def fresh(self, size: int, node: fx.Node, role: str = "") -> Dim:
-        """New ids that are born at this node and named after its module."""
-        return self.ids.fresh(size, _label(node, role), self._position[node])
+    def fresh(self, size: int, node: fx.Node, role: str = "", *, last: bool = False) -> Dim:
+        """New ids that are born at this node and named after its module; `last`: only if nothing that they are tied to has a name."""
+        return self.ids.fresh(size, _label(node, role), self._position[node] + (len(self._position) if last else 0))
 
     def split(self, dim: Dim, n: int, m: int, node: fx.Node, roles: tuple[str, str]) -> tuple[Dim, Dim]:
         """`Ids.split` with labels that name this node's module."""
-        return self.ids.split(dim, n, m, (_label(node, roles[0]), _label(node, roles[1])))
+        return self.ids.split(dim, n, m, (_label(node, roles[0]), _label(node, roles[1])), place(node))
 
     def freeze(self, dims: Iterable[Dim], node: fx.Node) -> None:
         """Keep dimensions whole, because this node can't follow them."""
@@ -108,11 +132,14 @@ class Trace:
 
     def broadcast(self, nodes: Sequence[fx.Node], node: fx.Node, skip: int | None = None) -> Type:
         """Tie the dimensions that meet when tensors are broadcast together, except dimension `skip`."""
-        rank = len(shape(node))
+        return self.broadcast_dims([(self[other], shape(other)) for other in nodes], node, skip)
+
+    def broadcast_dims(self, tensors: Sequence[tuple[Type, Sequence[int]]], node: fx.Node, skip: int | None = None) -> Type:
+        """The same for types and sizes; a dimension of size 1 meets nothing."""
+        rank = max(len(sizes) for _, sizes in tensors)
         out: list[Dim] = [None] * rank
         known = [False] * rank
-        for other in nodes:
-            sizes, dims = shape(other), self[other]
+        for dims, sizes in tensors:
             for d, (size, dim) in enumerate(zip(sizes, dims, strict=True), start=rank - len(sizes)):
                 if d == skip or size == 1:
                     continue
@@ -137,60 +164,39 @@ class Trace:
         return np.concatenate(tables)
 
     def reshape(self, source: Type, old: Sequence[int], new: Sequence[int], node: fx.Node) -> Type:
-        """Match old against new sizes with two pointers; each matched group merges, then splits."""
-        out: list[Dim] = []
-        i = j = 0
-        while i < len(old) or j < len(new):
-            olds, news = [i], [j]
-            i, j = i + 1, j + 1
-            if olds[0] >= len(old) or news[0] >= len(new):  # trailing dimensions of size 1
-                out += [None] * (news[0] < len(new))
-                continue
-            if old[olds[0]] != new[news[0]] and 1 in (old[olds[0]], new[news[0]]):  # a size-1 dimension appears or goes
-                if old[olds[0]] == 1:
-                    j -= 1
-                else:
-                    out.append(None)
-                    i -= 1
-                continue
-            while math.prod(old[d] for d in olds) != math.prod(new[d] for d in news):
-                if math.prod(old[d] for d in olds) < math.prod(new[d] for d in news):
-                    olds.append(i)
-                    i += 1
-                else:
-                    news.append(j)
-                    j += 1
-            if olds[0] == 0 and len(olds) + len(news) > 2:  # channels mixed into the batch: no integer counts them
+        """Merges give products, splits factors."""
+        out: list[Dim] = [None] * len(new)
+        for olds, news in regroup(old, new):
+            if not olds or not news:
                 self.freeze([source[d] for d in olds], node)
-                out += [None] * len(news)
                 continue
             merged, size = source[olds[0]], old[olds[0]]
             for d in olds[1:]:
                 merged, size = merge(merged, source[d], size, old[d]), size * old[d]
             for d in news[:-1]:
                 size //= new[d]
-                head, merged = self.split(merged, new[d], size, node, (f"split{d}", f"split{d + 1}"))
-                out.append(head)
-            out.append(merged)
+                out[d], merged = self.split(merged, new[d], size, node, (f"split{d}", f"split{d + 1}"))
+            out[news[-1]] = merged
         return tuple(out)
 
     # -- recording facts
 
-    def reads(self, weight: fx.Node, dim: int, table: Dim, node: fx.Node) -> None:
-        """This parameter sums over the axis: zeroing its slice there switches a channel off."""
-        if weight in self.program.tensors:
-            self.readers.append((self.program.tensors[weight], dim))
-        else:
-            self.ids.freeze(table, f"{place(node)}: its weight is computed")
-
-    def macs(self, coefficient: int, dims: Type, sizes: tuple[int, ...]) -> None:
-        """Add multiply-adds of the whole captured batch."""
-        self.terms.append(Term(coefficient, dims, sizes))
+    def macs(self, node: fx.Node, coefficient: int, dims: Type, sizes: tuple[int, ...]) -> None:
+        """Add multiply-adds of the whole captured batch; what doesn't depend on the network's inputs, nor is made for as many
+        examples, is computed once for all of it.
+        """
+        once = node not in self.batched and shape(node)[:1] != (BATCH,)
+        self.terms.append(Term(coefficient * BATCH if once else coefficient, dims, sizes))
 
     def constant(self, node: fx.Node, argument: int, index: int | None, dim: Dim) -> None:
         """This integer of the graph is the size of a dimension that may be sliced."""
         if dim is not None:
             self.constants.append(Constant(node, argument, index, dim))
+
+    def sized(self, node: fx.Node, dims: Type) -> None:
+        """The list of sizes that a reshape is given counts these dimensions; one that depends on the batch is left to torch."""
+        for index, (dim, size) in enumerate(zip(dims, node.meta["val"].shape, strict=True)):
+            self.constant(node, 1, index, dim if isinstance(size, int) else None)
 
 
 def place(node: fx.Node) -> str:

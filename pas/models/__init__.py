@@ -10,9 +10,10 @@ from torch import nn
 from pas.errors import PasError
 from pas.models import cifar_resnet, small  # importing them registers their networks
 from pas.models.entry import from_entry
+from pas.models.onnx_file import from_file
 from pas.models.weights import load_weights
 
-__all__ = ["cifar_resnet", "create", "from_entry", "load_weights", "names", "small"]
+__all__ = ["cifar_resnet", "create", "from_entry", "from_file", "load_weights", "names", "small"]
 
 
 def names(pattern: str = "*") -> list[str]:

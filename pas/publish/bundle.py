@@ -1,7 +1,8 @@
 """A searched network as a folder: what it is made from, which channels stayed, its weights, an ONNX file and a card.
 
 JSON, safetensors and ONNX only. Nothing in a bundle is imported, instantiated by name or executed: a network is rebuilt
-by making its backbone, which must be one that `pas.models` knows, and slicing it. Digests of its files lie in `config.json`,
+by making its backbone, which must be one that `pas.models` knows or lie in the bundle as an ONNX graph without weights, and
+slicing it. Digests of its files lie in `config.json`,
 so that a damaged or edited bundle is refused instead of giving another network.
 """
 
@@ -29,6 +30,7 @@ from pas.surgery.slice import slice
 
 SCHEMA = 2  # 1 had no digests
 DIGESTED = ("architecture.json", "model.safetensors", "model.onnx")
+GRAPH = "backbone.onnx"
 FILES = ("config.json", "architecture.json", "model.safetensors", "model.onnx", "README.md")
 
 
@@ -42,8 +44,11 @@ def save(
     std: tuple[float, ...],
     about: Mapping[str, Any],
     card: str,
+    graph: bytes | None = None,
 ) -> None:
-    """Write a fused network to `folder`. `about`: budget, method, data, metrics; `card`: the text of README.md."""
+    """Write a fused network to `folder`. `about`: budget, method, data, metrics; `card`: the text of README.md; `graph`: the
+    backbone's skeleton, where that came from an ONNX file.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # a bundle is one when its config.json is there, and only with the files that belong to it
@@ -53,6 +58,8 @@ def save(
     write_bytes(folder / "model.safetensors", to_bytes(tensors, metadata={"format": "pt"}))
     with writing(folder / "model.onnx"):
         onnx.export(network, backbone.example(), folder / "model.onnx")
+    if graph is not None:
+        write_bytes(folder / GRAPH, graph)
     write_text(folder / "README.md", card)
     size = (backbone.in_chans, backbone.image_size, backbone.image_size)
     about_pas: dict[str, Any] = {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about}
@@ -68,7 +75,7 @@ def save(
         },
         "pas": about_pas,
     }
-    digests = {name: digest((folder / name).read_bytes()) for name in DIGESTED}
+    digests = {name: digest((folder / name).read_bytes()) for name in (*DIGESTED, *([] if graph is None else [GRAPH]))}
     about_pas["sha256"] = digests
     about_pas["sha256"] = {**digests, FILES[0]: _own_digest(config)}
     write_text(folder / "config.json", json.dumps(config, indent=1))
@@ -133,7 +140,9 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     Raises PasError when the folder is not a bundle, is damaged, or its backbone is unknown.
     """
     folder = Path(folder)
-    backbone = Backbone(**read_config(folder)["pas"]["backbone"])
+    about = read_config(folder)["pas"]
+    backbone = Backbone(**about["backbone"])
+    graph = read_file(folder, GRAPH) if GRAPH in about.get("sha256", ()) else None
     if model is None and ":" in backbone.name:
         raise PasError(
             f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
@@ -142,7 +151,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     weights = folder / "model.safetensors"
     architecture, content = architecture_of(folder), read_file(folder, weights.name)
     try:
-        network = _rebuild(backbone, architecture, model)
+        network = _rebuild(backbone, architecture, model, graph)
     except PasError as error:
         raise PasError(f"{folder}: {error}") from error
     except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
@@ -156,8 +165,10 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     return network
 
 
-def _rebuild(backbone: Backbone, architecture: Architecture, model: nn.Module | None) -> nn.Module:
-    if model is None:
+def _rebuild(backbone: Backbone, architecture: Architecture, model: nn.Module | None, graph: bytes | None) -> nn.Module:
+    if model is None and graph is not None:
+        model = models.from_file(graph, in_chans=backbone.in_chans, image_size=backbone.image_size, fresh=True)
+    elif model is None:
         model = models.create(
             backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args
         )

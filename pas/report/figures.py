@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pas.disk import writing
+from pas.errors import PasError
 from pas.report.collect import Cell
 from pas.report.table import UNITS
 
@@ -26,6 +27,16 @@ CURVES = {
     "macs": "MACs",
     "params": "parameters",
 }
+
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def checked(path: Path) -> Path:
+    """The path of a figure that a person asked for. Raises PasError when its name has another ending than those that can be drawn."""
+    if path.suffix not in FORMATS:
+        raise PasError(f"{path}: the name must end in {', '.join(FORMATS)}")
+    return path
 
 
 def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path: Path, title: str) -> Path:
@@ -50,7 +61,7 @@ def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path
     share = sum(kept) / sum(dense)
     labels = [labels[0], f"{labels[1]} ({sum(kept):,} of {sum(dense):,} channels, {share:.0%})"]
     figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def pair(
@@ -80,7 +91,7 @@ def pair(
     figure.align_ylabels(panels)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=1, frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Mapping[str, float]) -> Path:
@@ -104,7 +115,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Ma
     found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=len(found), frameon=False, fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def front(group: Sequence[Cell], path: Path, title: str) -> Path:
@@ -135,7 +146,7 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
     axes.legend(frameon=False, fontsize=8, loc="best")
     _plain(axes)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _bars(axes: Axes, dense: Sequence[int], kept: Sequence[int], *, slots: int) -> None:
@@ -242,7 +253,8 @@ def _plain(axes: Axes) -> None:
     axes.grid(axis="y", color="#eceff2", lw=0.8)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure whole or not at all."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

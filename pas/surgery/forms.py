@@ -48,7 +48,9 @@ def typed_blocks(model: nn.Module, signature: Signature) -> dict[str, TypedBlock
 
 @dataclass(frozen=True)
 class Reader:
-    """A parameter of the form at hand that sums over an axis: zeroing its slices along `dim` switches channels off."""
+    """A parameter of the form at hand whose zeroed slices along `dim` switch channels off: it sums over the axis, or (queries and keys)
+    makes it.
+    """
 
     parameter: str
     dim: int
@@ -56,7 +58,7 @@ class Reader:
 
 
 def readers(model: nn.Module, signature: Signature) -> list[Reader]:
-    """Every reader in the form at hand.
+    """Every parameter that switches channels off, in the form at hand.
 
     In a block these are the kernels of all its branches and the scale of its identity norm: a scale of zero leaves the
     norm's bias, which is what a norm of zeros in training mode gives.
@@ -74,6 +76,21 @@ def readers(model: nn.Module, signature: Signature) -> list[Reader]:
         found += [Reader(names[id(conv.weight)], 1, item.reads) for conv, _ in item.block.branches]
         if item.block.identity is not None:
             found.append(Reader(names[id(item.block.identity.weight)], 0, identity_input(item)))
+    return found + makers(model, signature)
+
+
+def makers(model: nn.Module, signature: Signature) -> list[Reader]:
+    """The parameters that make a channel which no parameter reads. What a block makes is off with the scales and shifts of its norms."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    typed = {f"{path}.reparam_conv" if path else "reparam_conv": item for path, item in typed_blocks(model, signature).items()}
+    found = []
+    for slot in signature.makers:
+        item = typed.get(slot.parameter.rpartition(".")[0])
+        if item is None:
+            found.append(Reader(slot.parameter, slot.dim, signature.dims[slot.parameter][slot.dim]))
+        elif slot.parameter.endswith("weight"):
+            norms = [norm for _, norm in item.block.branches] + ([] if item.block.identity is None else [item.block.identity])
+            found += [Reader(names[id(vector)], 0, item.writes) for norm in norms for vector in (norm.weight, norm.bias)]
     return found
 
 

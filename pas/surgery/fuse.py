@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.models.byobnet import MobileOneBlock, RepVggBlock
-from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 
@@ -107,14 +106,53 @@ def fuse(model: nn.Module) -> nn.Module:
         if not path:
             return fused
         model.set_submodule(path, fused)
-    if any(
-        callable(getattr(module, hook, None))
-        for module in model.modules()
-        for hook in ("reparameterize", "fuse")
-        if type(module) not in READERS
-    ):
-        model = reparameterize_model(model)
+    return merged(model, copied=True)
+
+
+HOOKS = ("fuse", "reparameterize", "switch_to_deploy")
+"""What timm's re-parameterisation calls, the first one that a module has: `fuse` returns a module, the others change it in place."""
+
+
+def merged(model: nn.Module, *, copied: bool = False) -> nn.Module:
+    """The network with every module that brings timm's re-parameterisation hooks merged by these, except the blocks of `READERS`, whose
+    branches are known here, and ordinary pairs of a convolution (or linear layer) and its norm. A copy, unless it is one already or
+    there is nothing to merge.
+    """
+    if not any(_hook(module) for path, module in model.named_modules() if path):
+        return model
+    model = model if copied else copy.deepcopy(model)
+    before = torch.get_default_dtype()
+    parameter = next(model.parameters())
+    torch.set_default_dtype(parameter.dtype)  # the hooks make their layers with the defaults
+    try:
+        with parameter.device, torch.no_grad():
+            _merge_children(model)
+    finally:
+        torch.set_default_dtype(before)
     return model
+
+
+def _merge_children(parent: nn.Module) -> None:
+    for name, child in list(parent.named_children()):
+        hook = _hook(child)
+        if hook is not None:
+            training = child.training
+            new = getattr(child, hook)()
+            if hook == "fuse":
+                setattr(parent, name, new)
+            parent.get_submodule(name).train(training)
+        if type(child) not in READERS:
+            _merge_children(parent.get_submodule(name))
+
+
+def _hook(module: nn.Module) -> str | None:
+    """The hook that merges a module's branches, if it has one that is to be called."""
+    if type(module) in READERS or getattr(module, "reparam_conv", None) is not None:
+        return None
+    hook = next((name for name in HOOKS if callable(getattr(module, name, None))), None)
+    holders = [m for m in module.modules() if m._parameters]
+    pair = len(holders) == 2 and sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in holders) == 1
+    return None if pair else hook
 
 
 def _fused(block: Block) -> nn.Sequential:

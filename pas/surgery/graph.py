@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_unflatten
 
 from pas.architecture import Architecture
-from pas.axes.capture import owner
+from pas.axes.capture import owner, shape, shapes
 from pas.axes.infer import infer
 from pas.axes.signature import Signature, rows
+from pas.axes.trace import Shuffle
 
 aten = torch.ops.aten
 _LEAVES = {
@@ -26,6 +30,10 @@ _CHECKS = (
     aten.sym_constrain_range_for_size,
     aten.sym_constrain_range,
 )
+Counts = dict[tuple[fx.Node, int, int | None], int]
+"""(node, argument, index) -> how many channels stay there; see `Constant`."""
+_SIZED = (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as)
+_SPLIT = (aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
 
 
 def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architecture: Architecture) -> fx.GraphModule:
@@ -42,33 +50,48 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     for name, tensor in dynamic.program.constants.items():
         root.register_buffer(name, tensor.detach().clone(), persistent=False)
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
+    orders = {turned.node: (number, turned) for number, turned in enumerate(dynamic.shuffles)}
     names = list(inspect.signature(model.forward).parameters)  # an example of keywords may have another order
     for node in sorted(dynamic.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
         values[node] = graph.placeholder(node.name)
     for node in dynamic.program.graph.nodes:
         if node in values or node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
             continue
+        load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
         if node.op == "output":
-            results = tuple(values[out] for out in dynamic.program.outputs)
-            graph.output(results[0] if len(results) == 1 else results)
+            results: Any = fx.map_arg(tuple(node.args[0]), load)
+            graph.output(tree_unflatten(results, dynamic.program.tree) if dynamic.program.tree is not None else results)
+            continue
+        path = owner(node)
+        if node in orders:
+            number, turned = orders[node]
+            root.register_buffer(f"order{number}", _order(turned, keep), persistent=False)
+            index = graph.get_attr(f"order{number}")
+            values[node] = graph.call_function(aten.index_select.default, (load(turned.source), turned.along, index))
+        elif _is_leaf(node, modules.get(path)):
+            values[node] = graph.call_module(path, (load(node.args[0]),))
+        elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
+            _lift_norm(root, modules[path], path)
+            values[node] = graph.call_module(path, (load(node.args[0]),))
         else:
-            path = owner(node)
-            if _is_leaf(node, modules.get(path)):
-                values[node] = graph.call_module(path, (values[node.args[0]],))
-            elif getattr(node.target, "overloadpacket", None) is aten.batch_norm:
-                _lift_norm(root, modules[path], path)
-                values[node] = graph.call_module(path, (values[node.args[0]],))
-            else:
-                args: Any = tuple(_rewrite(node, i, argument, constants) for i, argument in enumerate(node.args))
-                load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
-                values[node] = graph.call_function(node.target, fx.map_arg(args, load), fx.map_arg(node.kwargs, load))
+            target, args, kwargs = _rewrite(node, constants)
+            values[node] = graph.call_function(target, fx.map_arg(args, load), fx.map_arg(kwargs, load))
     graph.lint()
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
+    built.graph.eliminate_dead_code()
+    built.recompile()
     built.train(small.training)
     for path, module in built.named_modules():
         if path in modules:  # a norm that was frozen in eval mode stays so
             module.training = modules[path].training
     return built
+
+
+def _order(turned: Shuffle, keep: np.ndarray) -> torch.Tensor:
+    """Where the kept channels, in their new order, stand among the kept ones in their old order."""
+    kept = rows(turned.before, keep, len(turned.order))
+    place = np.cumsum(kept) - 1
+    return torch.from_numpy(np.array([place[i] for i in turned.order if kept[i]], dtype=np.int64))
 
 
 def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
@@ -77,6 +100,10 @@ def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
         _LEAVES[type(module)],
         aten.relu_ if type(module) is nn.ReLU else None,
     )
+
+
+def _has_statistics(module: Any) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
 
 
 def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
@@ -91,12 +118,40 @@ def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
     root.set_submodule(path, norm.train(module.training))
 
 
-def _rewrite(node: fx.Node, position: int, argument: object, constants: dict) -> object:
+def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The operator and arguments of a node with the counts that stay."""
+    target: Any = node.target
+    args: tuple[Any, ...] = tuple(node.args)
+    packet, kwargs = getattr(target, "overloadpacket", None), {**node.kwargs}
+    if packet in _SIZED:  # every static size written out, so that the one that depends on the batch is left to torch
+        sizes = [constants.get((node, 1, d), size) for d, size in enumerate(_static(node))]
+        return aten.reshape.default, (args[0], sizes), {}
+    if packet in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):
+        along: Any = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+        dim = along % len(shape(node))
+        sizes = [constants.get((node, 1, i), one[dim]) for i, one in enumerate(shapes(node))]
+        return aten.split_with_sizes.default, (args[0], sizes, dim), {}
+    if packet is aten.expand:  # -1: as it was; only a dimension of size 1, which has no channels, becomes larger
+        return target, (args[0], [-1 if (node, 1, d) in constants else size for d, size in enumerate(args[1])]), kwargs
+    if packet is aten.scaled_dot_product_attention:
+        kwargs["scale"] = kwargs.get("scale") or shape(args[0])[-1] ** -0.5
+    if packet in (aten.slice, aten.narrow):
+        args = args + (None,) * (4 - len(args))
+    args = tuple(_counted(node, i, argument, constants) for i, argument in enumerate(args))
+    return target, args, kwargs
+
+
+def _static(node: fx.Node) -> list[int]:
+    """The sizes of a node, -1 where one depends on the batch."""
+    return [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+
+
+def _counted(node: fx.Node, position: int, argument: object, constants: Counts) -> object:
     if not isinstance(argument, (list, tuple)):
         return constants.get((node, position, None), argument)
     return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]
 
 
-def _load(graph: fx.Graph, values: dict, node: fx.Node, signature: Signature) -> fx.Node:
+def _load(graph: fx.Graph, values: dict[fx.Node, fx.Node], node: fx.Node, signature: Signature) -> fx.Node:
     values[node] = graph.get_attr(signature.program.tensors[node])
     return values[node]

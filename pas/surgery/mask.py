@@ -11,7 +11,7 @@ from torch import nn
 from pas.architecture import Architecture
 from pas.axes.signature import Signature, rows
 from pas.surgery.forms import TypedBlock, flat_input, readers, typed_blocks
-from pas.surgery.fuse import IdentityNorm
+from pas.surgery.fuse import IdentityNorm, merged
 
 
 def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
@@ -22,12 +22,13 @@ def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> 
     Raises PasError when the architecture belongs to another network.
     """
     keep = signature.mask(architecture)
-    model = copy.deepcopy(model)
+    model = copy.deepcopy(merged(model))
     parameters = dict(model.named_parameters())
+    identities = {id(item.block.identity.weight) for item in typed_blocks(model, signature).values() if item.block.identity is not None}
     with torch.no_grad():
         for reader in readers(model, signature):
             weight = parameters[reader.parameter]
-            if weight.dim() > 1:
+            if id(weight) not in identities:  # these are rewired below
                 off = torch.from_numpy(np.flatnonzero(~rows(reader.table, keep, weight.shape[reader.dim]))).to(weight.device)
                 weight.index_fill_(reader.dim, off, 0)
     for path, item in typed_blocks(model, signature).items():

@@ -13,9 +13,12 @@ from pas.architecture import Architecture
 from pas.axes.capture import as_arguments
 from pas.axes.signature import Signature, rows
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
-from pas.surgery.fuse import fuse
+from pas.surgery.fuse import fuse, merged
 from pas.surgery.graph import rebuild
 from pas.surgery.mask import mask, rewired
+
+GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+"""Rows of a recurrent layer's weights for each hidden channel."""
 
 
 def slice(model: nn.Module, signature: Signature, architecture: Architecture) -> nn.Module:
@@ -24,20 +27,40 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     The modules and names of the argument stay; a re-parameterised block stays in its training form, its identity branch
     rewired. Where the network's own Python code holds numbers of channels that would now be stale, the captured graph
     of the fused form comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and
-    exports like any module.
+    exports like any module. Blocks that only timm knows how to merge come back merged.
 
     Raises PasError when the architecture belongs to another network.
     """
     keep = signature.mask(architecture)
+    model = merged(model)
     small = _cut(model, signature, keep)
-    if keep.all():
+    if keep.all() or next(model.parameters()).is_meta:  # without values nothing can be compared
         return small
     stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
-    if not stale and _same(mask(model, signature, architecture), small, signature, keep):
+    exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
+    probe = _with_random_weights(model)
+    if not stale and exact and _same(mask(probe, signature, architecture), _cut(probe, signature, keep), signature):
         return small
     plain = fuse(model)
     graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
-    return small if stale and _same(graph, small, signature, keep) else graph
+    if stale or not exact:
+        probed = copy.deepcopy(graph)
+        probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
+        return small if _same(probed, _cut(probe, signature, keep), signature) else graph
+    return graph
+
+
+def _with_random_weights(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose parameters are drawn anew, always alike: which form a slice has must depend on the network's code
+    alone, not on weights that may happen to be zero.
+    """
+    probe = copy.deepcopy(model).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) / max(1, parameter[:1].numel()) ** 0.5
+            parameter.copy_(noise if parameter.dim() > 1 else 1 + 0.3 * noise)
+    return probe
 
 
 def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
@@ -103,7 +126,7 @@ def _take(module: nn.Module, name: str, keep: list[np.ndarray], done: dict[int, 
         new = nn.Parameter(new, requires_grad=old.requires_grad)
         done[id(old)] = new
         done[id(new)] = new  # also keeps `new` alive, so that its id is not given out again
-        module.register_parameter(name, new)
+        setattr(module, name, new)  # recurrent layers keep a list of their weights
     else:
         module.register_buffer(name, new, persistent=name not in module._non_persistent_buffers_set)
 
@@ -120,18 +143,25 @@ def _resize(module: nn.Module, groups: int | None) -> None:
         module.num_features = len(module.running_mean)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_groups = module.num_groups if groups is None else groups
+        module.num_channels = len(module.weight)
+    elif isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.RNNBase):
+        sizes = {name: parameter.shape for name, parameter in module.named_parameters(recurse=False)}
+        module.input_size, module.hidden_size = sizes["weight_ih_l0"][1], sizes["weight_hh_l0"][0] // GATES[type(module)]
+        module.proj_size = sizes["weight_hr_l0"][0] if module.proj_size else 0
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
 
 
-def _same(full: nn.Module, small: nn.Module, signature: Signature, keep: np.ndarray) -> bool:
+def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
     """Does the network's own code, run on the sliced modules, still compute what `full` computes?
 
-    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32. A network without values
-    (on the meta device) can't be asked, nor one whose dropped axes are not exact.
+    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32.
     """
     parameter = next(full.parameters())
-    dropped = [axis for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all()]
-    if parameter.is_meta or not all(axis.exact for axis in dropped):
-        return True
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     generator = torch.Generator().manual_seed(0)
 

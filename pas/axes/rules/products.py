@@ -1,0 +1,191 @@
+"""Linear operators: the only places where an axis begins or ends."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from pas.axes.capture import owner, shape
+from pas.axes.ids import Dim, merge
+from pas.axes.rules.table import rule
+from pas.axes.trace import Trace, Type, place
+from pas.axes.zeros import contract
+
+aten = torch.ops.aten
+
+
+@rule(aten.conv1d, aten.conv2d, aten.conv3d)
+def convolution(trace: Trace, node: fx.Node) -> Type:
+    """``y[:, o] = sum_i w[o, i] * x[:, i]``: dimension 0 of the weight is a new axis, dimension 1 the axis that is
+    read.
+
+    Groups: the input splits into groups x width; the group index passes from input to output, so a depth-wise
+    convolution (width 1) ties its output to its input. The batch may be typed too (heads merged into it).
+    """
+    x, w, bias, *rest = trace.arguments(node, 7)
+    groups = rest[3] if rest[3] is not None else 1
+    out, per_group = shape(w)[:2]
+    source = trace[x]
+    if len(shape(x)) == len(shape(w)) - 1:  # a single image without a batch
+        trace.freeze(source, node)
+        source = (None, *source)
+    if groups == 1:
+        reads, outer = source[1], trace.fresh(out, node)
+    else:
+        group, reads = trace.split(source[1], groups, per_group, node, ("groups", "inputs"))
+        width = trace.fresh(out // groups, node) if out > groups else None
+        outer = merge(group, width, groups, out // groups)
+        trace.groups[trace.tensor_name(w)] = group
+        if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
+            trace.constant(node, 6, None, group)  # no convolution module holds this number: the code does
+    trace.freeze(source[2:], node)
+    trace.constrain(w, (outer, reads) + (None,) * (len(shape(w)) - 2), node)
+    if bias is not None:
+        trace.constrain(bias, (outer,), node)
+    contract(trace, reads, [(w, 1), (x, 1)], node)
+    space = math.prod(shape(node)[-(len(shape(w)) - 2) :])
+    batch = shape(node)[0] if len(shape(node)) == len(shape(w)) else 1
+    kernel = math.prod(shape(w)[2:])
+    trace.macs(node, kernel * space, (outer, reads, source[0]), (out, per_group, batch))
+    result = (source[0], outer) + (None,) * (len(shape(w)) - 2)
+    return result[-len(shape(node)) :]
+
+
+@rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+def transposed_convolution(trace: Trace, node: fx.Node) -> Type:
+    """``y[:, o] = sum_i w[i, o] * x[:, i]``: the weight has its input first."""
+    x, w, bias, _, _, _, groups, *_ = trace.arguments(node, 8)
+    groups = 1 if groups is None else groups
+    source, (_, per_group) = trace[x], shape(w)[:2]
+    if groups == 1:
+        outer = trace.fresh(per_group, node)
+        made: Dim = outer
+    else:  # groups of outputs side by side, as many as there are of inputs
+        group, inner = trace.split(source[1], groups, shape(x)[1] // groups, node, ("groups", "inputs"))
+        made = trace.fresh(per_group, node) if per_group > 1 else None
+        outer = merge(group, made, groups, per_group)
+        trace.groups[trace.tensor_name(w)] = group
+        if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
+            trace.constant(node, 6, None, group)
+        del inner
+    trace.freeze(source[2:], node)
+    trace.constrain(w, (source[1], made) + (None,) * (len(shape(w)) - 2), node)
+    if bias is not None:
+        trace.constrain(bias, (outer,), node)
+    contract(trace, source[1], [(w, 0), (x, 1)], node)
+    kernel, space = math.prod(shape(w)[2:]), math.prod(shape(x)[2:])
+    trace.macs(node, kernel * space, (made, source[1], source[0]), (per_group, shape(x)[1], shape(x)[0]))
+    return (source[0], outer) + (None,) * (len(shape(node)) - 2)
+
+
+@rule(aten.linear)
+def linear(trace: Trace, node: fx.Node) -> Type:
+    """``y[..., o] = sum_i w[o, i] x[..., i]``."""
+    x, w, bias = trace.arguments(node, 3)
+    source = trace[x]
+    out, inner = shape(w)
+    outer = trace.fresh(out, node)
+    trace.constrain(w, (outer, source[-1]), node)
+    if bias is not None:
+        trace.constrain(bias, (outer,), node)
+    contract(trace, source[-1], [(w, 1), (x, len(source) - 1)], node)
+    trace.macs(node, 1, (outer, source[-1], *source[:-1]), (out, inner, *shape(x)[:-1]))
+    return (*source[:-1], outer)
+
+
+@rule(aten.addmm)
+def addmm(trace: Trace, node: fx.Node) -> Type:
+    """``bias + a @ b``."""
+    bias, a, b = trace.arguments(node, 3)
+    out = _matmul(trace, node, a, b)
+    if len(shape(bias)) == 1:
+        trace.constrain(bias, out[-1:], node)
+    else:
+        trace.broadcast([bias], node)
+        for have, want in zip(trace[bias], out, strict=True):
+            trace.ids.tie(have, want, place(node))
+    return out
+
+
+@rule(aten.matmul, aten.bmm, aten.mm)
+def matmul(trace: Trace, node: fx.Node) -> Type:
+    """``y[..., n, m] = sum_k a[..., n, k] b[..., k, m]``; leading dimensions broadcast."""
+    a, b = trace.arguments(node, 2)
+    return _matmul(trace, node, a, b)
+
+
+def _matmul(trace: Trace, node: fx.Node, a: fx.Node, b: fx.Node) -> Type:
+    rank_a, rank_b = len(shape(a)), len(shape(b))
+    inner = max(rank_b - 2, 0)
+    left, right = trace[a], trace[b]
+    trace.ids.tie(left[-1], right[inner], place(node))
+    shared = left[-1] if left[-1] is not None else right[inner]
+    contract(trace, shared, [(b, inner), (a, rank_a - 1)], node)
+    lead = trace.broadcast_dims([(left[:-2], shape(a)[:-2]), (right[:-2], shape(b)[:-2])], node)
+    rows = (left[-2],) if rank_a > 1 else ()
+    columns = (right[-1],) if rank_b > 1 else ()
+    sizes = shape(node)
+    if rank_a > 1 and rank_b > 1:  # torch's counter doesn't count products with a vector
+        trace.macs(node, 1, (*columns, shared, *rows, *lead), (sizes[-1], shape(a)[-1], sizes[-2], *sizes[:-2]))
+    return (*lead, *rows, *columns)
+
+
+@rule(aten.einsum)
+def einsum(trace: Trace, node: fx.Node) -> Type:
+    """Letters name dimensions: the same letter is the same axis, a letter that is missing in the result is summed over."""
+    equation, tensors = trace.arguments(node, 2)
+    left, _, result = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    sizes: dict[str, int] = {}
+    dims: dict[str, Dim] = {}
+    held: dict[str, list[tuple[fx.Node, int]]] = {}
+    if "..." in equation or "->" not in equation or any(len(set(term)) < len(term) for term in terms):
+        for tensor in tensors:
+            trace.freeze(trace[tensor], node)
+        return (None,) * len(shape(node))
+    for term, tensor in zip(terms, tensors, strict=True):
+        for d, letter in enumerate(term):
+            size, dim = shape(tensor)[d], trace[tensor][d]
+            if letter in sizes and size > 1 and sizes[letter] > 1:
+                trace.ids.tie(dims[letter], dim, place(node))
+                dims[letter] = dim if dims[letter] is None else dims[letter]
+            elif sizes.get(letter, 1) == 1:
+                dims[letter] = dim
+            sizes[letter] = max(size, sizes.get(letter, 1))
+            held.setdefault(letter, []).append((tensor, d))
+    for letter in sizes:
+        if letter not in result:
+            contract(trace, dims[letter], sorted(held[letter], key=lambda one: one[0] in trace.batched), node)
+    if len(terms) == 2:
+        trace.macs(node, 1, tuple(dims.values()), tuple(sizes.values()))
+    return tuple(dims[letter] for letter in result)
+
+
+@rule(aten.scaled_dot_product_attention)
+def attention(trace: Trace, node: fx.Node) -> Type:
+    """``softmax(scale q k' + mask) v`` over (..., heads, tokens, size). Its default scale depends on the size of a head, so the graph
+    of a slice writes the scale down.
+    """
+    q, k, v, mask = trace.arguments(node, 4)
+    rank = len(shape(node))
+    (*lead, rows, size), (_, columns, _) = trace[q], trace[k][-3:] if rank > 2 else (None, *trace[k])
+    for d in range(rank):
+        if d != rank - 2 and shape(k)[d] == shape(q)[d]:
+            trace.ids.tie(trace[q][d], trace[k][d], place(node))
+        elif d != rank - 2:  # fewer heads for keys and values than for queries
+            trace.freeze([trace[q][d], trace[k][d]], node)
+        if d != rank - 1 and shape(v)[d] == shape(k)[d]:
+            trace.ids.tie(trace[k][d], trace[v][d], place(node))
+        elif d != rank - 1:
+            trace.freeze([trace[v][d]], node)
+    contract(trace, size, [(k, rank - 1), (q, rank - 1)], node)
+    trace.freeze([columns], node)
+    if isinstance(mask, fx.Node):
+        have = [((*lead, rows, columns), (*shape(q)[:-1], shape(k)[-2])), (trace[mask], shape(mask))]
+        trace.broadcast_dims(have, node)
+    lead_sizes = shape(q)[:-1]
+    trace.macs(node, shape(k)[-2], (size, *lead, rows), (shape(q)[-1], *lead_sizes))
+    trace.macs(node, shape(k)[-2], (trace[v][-1], *lead, rows), (shape(v)[-1], *lead_sizes))
+    return (*lead, rows, trace[v][-1])

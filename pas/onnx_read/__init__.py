@@ -1,0 +1,1 @@
+"""ONNX files as plain torch networks."""
