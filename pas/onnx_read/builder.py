@@ -133,7 +133,7 @@ class Builder:
         if results[0] == results[1]:
             self.graph.erase_node(node)
             return results[0]
-        return Size(self, node)
+        return Size(self.call, node)
 
     def _prepare(self, value: Any) -> Any:
         """Arguments as fx takes them: constants become attributes of the network, or plain numbers."""

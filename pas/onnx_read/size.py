@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
 from pas.errors import PasError
 
-if TYPE_CHECKING:
-    from pas.onnx_read.builder import Builder
-
 
 class Size:
-    """An integer that follows from the sizes of the input; Python's arithmetic on it grows the graph."""
+    """An integer that follows from the sizes of the input; Python's arithmetic on it grows the graph, by calls of `call`."""
 
-    def __init__(self, builder: Builder, node: fx.Node) -> None:
-        self._builder, self.node = builder, node
+    def __init__(self, call: Callable[..., Any], node: fx.Node) -> None:
+        self._call, self.node = call, node
 
     @property
     def probes(self) -> tuple[int, int]:
@@ -29,7 +26,7 @@ class Size:
 def _arithmetic(function: Callable[..., Any], *, turned: bool = False) -> Callable[[Size, Any], Any]:
     def method(self: Size, other: Any) -> Any:
         other = other if isinstance(other, Size) else int(other)
-        return self._builder.call(function, *((other, self) if turned else (self, other)))
+        return self._call(function, *((other, self) if turned else (self, other)))
 
     return method
 
