@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pas.amount import ALLOWED, human, parse
-from pas.axes.signature import Signature
+from pas.axes.signature import Axis, Signature
 from pas.cost.macs import Cost, build
 from pas.errors import PasError
 
@@ -83,11 +83,25 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
         if target > dense:
             raise PasError(f"budget.{kind}={amount} allows more than the dense network's {human(dense)}: leave it out, or give less")
         if target < least:
-            frozen = [axis.name for axis in signature.axes if not axis.prunable]
+            frozen = [axis for axis in signature.axes if not axis.prunable]
             share = math.ceil(1e4 * least / dense) / 1e4  # rounded up, so that what is named here isn't refused in turn
             raise PasError(
                 f"budget.{kind}={amount}: {human(target)} can't be reached; the smallest possible is {least} "
                 f"({share:.4f} of the dense {human(dense)}) with the minimum widths and {len(frozen)} frozen axes"
+                + _held(cost, smallest, frozen)
             )
         found.append(Limit(kind, cost, dense, target))
     return Limits(tuple(found))
+
+
+def _held(cost: Cost, smallest: np.ndarray, frozen: list[Axis]) -> str:
+    """Which frozen axes hold most of what is left, and why they are."""
+    left = cost.at(smallest)
+    shares = []
+    for axis in frozen:
+        without = smallest.copy()
+        without[axis.start : axis.start + axis.size] = False
+        shares.append((1 - cost.at(without) / left, axis))
+    largest = sorted(shares, key=lambda one: -one[0])[:3]
+    words = [f"{axis.name} with {share:.0%} of it ({axis.frozen})" for share, axis in largest if share >= 0.01]
+    return f", above all {'; '.join(words)}" if words else ""

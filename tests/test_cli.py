@@ -11,6 +11,8 @@ import pytest
 from forks import Forks
 
 from pas import cli
+from pas.inspection import inspect
+from pas.report.drawing import weights_between
 
 SHORT = (
     "data.subset=200", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
@@ -151,6 +153,27 @@ def test_inspect_fits_into_80_columns(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "160")
     wide = shown(capsys, "mobilenetv2_mini", "--num-classes", "10")
     assert any("blocks.1.0.conv_pw[0], blocks.1.0.bn1[0], blocks.1.0.conv_dw[0]" in line for line in wide)
+
+
+def test_inspect_draws_the_axes(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """A bar for each axis with its name, an arc for each weight between two: 8 blocks, of which the last is read by the classifier."""
+    words = ["repvgg_nano", "--num-classes", "10", "--image-size", "32"]
+    shown(capsys, *words, "--svg", str(tmp_path / "axes.svg"))
+    drawing = (tmp_path / "axes.svg").read_text()
+    assert "repvgg_nano: 8 prunable axes" in drawing
+    for name in ("stem", "stages.2.1", "stages.3.0", "head.fc"):
+        assert f"<!-- {name} -->" in drawing
+    signature = inspect("repvgg_nano", image_size=32, num_classes=10, in_chans=3)
+    assert len(weights_between(signature, [axis for axis in signature.axes if axis.size > 1])) == 9
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", *words, "--svg", str(tmp_path / "axes.gif")])
+    assert "axes.gif: the name must end in .png, .svg, .pdf" in capsys.readouterr().err
+
+
+def test_inspect_a_network_that_computes_with_its_tables() -> None:
+    """LeViT's tables of positions need values when it is put into eval mode, which networks on the meta device lack."""
+    signature = inspect("levit_128s", image_size=None, num_classes=10, in_chans=3)
+    assert sum(axis.prunable for axis in signature.axes) == 50
 
 
 def test_inspect_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pas
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.no_cover  # others run these lines too
 
 STEPS = (
     "conv", "grouped", "depthwise", "norm", "act", "residual", "dense", "split", "shuffle", "shared", "squeeze", "attention", "layernorm",

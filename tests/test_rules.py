@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import holds
+from networks import error, halves, holds, outputs, randomised
 from torch import Tensor, nn
 
 import pas
-
-pytestmark = pytest.mark.no_cover
 
 
 class Attention(nn.Module):
@@ -316,3 +314,18 @@ def test_single_channels_are_never_cut_out_of_a_split() -> None:
     signature = pas.signature(Single().double(), images())
     assert [(axis.name, axis.size) for axis in signature.prunable] == [("a#2", 5)]
     assert np.all([axis.size == 1 for axis in signature.axes if axis.name == "a"])
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "repvit_m0_9"])
+def test_blocks_that_only_timm_can_merge(name: str) -> None:
+    """They come back merged; pairs of a convolution and its norm keep the norm, to train with."""
+    model, x = randomised(name, 64, seed=0)
+    signature = pas.signature(model, x)
+    architecture = halves(signature, np.random.default_rng(0))
+    masked, small = pas.mask(model, signature, architecture), pas.slice(model, signature, architecture)
+    assert error(outputs(masked, (x,)), outputs(small, (x,))) < 1e-10
+    hooked = [path for path, module in small.named_modules() if path and hasattr(module, "reparam_conv") and module.reparam_conv is None]
+    assert not hooked
+    norms = [sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) for network in (model, small)]
+    assert 0 < norms[1] < norms[0]
+    assert pas.cost.params(signature, architecture) == sum(p.numel() for p in pas.fuse(small).parameters())

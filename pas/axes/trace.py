@@ -85,7 +85,8 @@ class Trace:
         if node not in self.types:
             name = self.program.tensors[node]
             free = name not in self.program.constants  # a tensor that the code made can't be sliced
-            self.types[node] = tuple(self.ids.fresh(n, name, self._position[node]) if n > 1 and free else None for n in shape(node))
+            late = self._position[node] + len(self._position)  # what its channels are tied to has a better name
+            self.types[node] = tuple(self.ids.fresh(n, name, late) if n > 1 and free else None for n in shape(node))
         return self.types[node]
 
     # -- reading a call

@@ -24,7 +24,7 @@ def draw(signature: Signature, path: Path, title: str) -> Path:
     checked(path)
     axes = [axis for axis in signature.axes if axis.size > 1]
     place = {axis.start: number for number, axis in enumerate(axes)}
-    arcs = _weights(signature, axes)
+    arcs = weights_between(signature, axes)
     width = max(7.0, 1.0 + 0.22 * len(axes))
     figure = Figure(figsize=(width, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -37,7 +37,7 @@ def draw(signature: Signature, path: Path, title: str) -> Path:
     return save(figure, path)
 
 
-def _weights(signature: Signature, axes: list[Axis]) -> dict[tuple[int, int], int]:
+def weights_between(signature: Signature, axes: list[Axis]) -> dict[tuple[int, int], int]:
     """(start of the axis read, start of the axis made) -> number of weights between them."""
     home = np.zeros(signature.channels, dtype=np.int64)
     for axis in axes:

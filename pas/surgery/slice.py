@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import torch
@@ -178,9 +179,10 @@ def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
     def run(network: nn.Module) -> list[Tensor] | None:
         network = copy.deepcopy(network).to(dtype).eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("error")  # layers without weights warn of sizes that they only remember
                 return [leaf for leaf in tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # stale sizes in the code
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, Warning):  # stale sizes in the code
             return None
 
     expected, found = run(full), run(small)
