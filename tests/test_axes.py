@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import pas
 import pas.models
+from pas.axes.counting import counted
 from pas.axes.ids import Ids, merge
-from pas.axes.infer import _counted
 from pas.errors import PasError
 
 pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
@@ -341,6 +341,6 @@ def test_an_operator_that_cannot_be_counted_is_an_error() -> None:
     graph = torch.fx.Graph()
     x = graph.placeholder("x")
     x.meta["val"] = torch.zeros(2, 3)
-    assert _counted(graph.call_function(no_meta, (x,))) == 24
+    assert counted(graph.call_function(no_meta, (x,))) == 24
     with pytest.raises(PasError, match="can't be counted"):
-        _counted(graph.call_function(nowhere, (x,)))
+        counted(graph.call_function(nowhere, (x,)))

@@ -42,6 +42,12 @@ def _members(trace: Trace, resolved: Resolved, slots: list[Slot]) -> dict[tuple,
             if i in touched:
                 touched[i].append((-1 - number, 1))
     frozen, inexact = trace.ids.frozen(), trace.ids.not_exact()
+    switched: set[int] = set()
+    for name, d in [*trace.readers, *trace.makers]:
+        table = resolved[name][d]
+        switched |= set() if table is None else set(np.unique(table).tolist())
+    for i in touched.keys() - switched:
+        frozen.setdefault(i, "nothing reads it")
     members: dict[tuple, list[int]] = defaultdict(list)
     for i, touch in touched.items():
         members[(tuple(touch), frozen.get(i), i in inexact)].append(i)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pas.axes.capture import BATCH, Example, capture, shape
+from pas.axes.counting import counted
 from pas.axes.grouping import grouped
 from pas.axes.rules import find_rule
 from pas.axes.signature import Signature, Slot
 from pas.axes.trace import Trace, Type, place
-from pas.errors import PasError
 
 
 def infer(model: nn.Module, example: Example, *, dynamic_batch: bool = False) -> Signature:
@@ -57,39 +55,11 @@ def _apply(trace: Trace, node: fx.Node) -> Type:
     for argument in trace.tensor_arguments(node):
         for dim in trace[argument]:
             trace.ids.freeze(dim, f"no rule for {place(node)}")
-    macs = _counted(node)
+    macs = counted(node)
     if macs:
         trace.macs(node, macs, (), ())
     value = node.meta.get("val")
     return (None,) * len(shape(node)) if isinstance(value, (torch.Tensor, tuple, list)) else ()
-
-
-def _counted(node: fx.Node) -> int:
-    """Multiply-adds of an operator without a rule, from torch's own counter: on meta tensors or, where it has no meta kernel, on
-    zeros.
-
-    Raises PasError when the operator runs on neither: what can't be counted must not count as nothing.
-    """
-    if not any(_is_tensor(argument) for argument in node.all_input_nodes):
-        return 0
-    operator: Any = node.target
-    for device in ("meta", "cpu"):
-
-        def empty(value: fx.Node, device: str = device) -> Any:
-            return torch.zeros(shape(value), dtype=value.meta["val"].dtype, device=device) if _is_tensor(value) else value
-
-        args, kwargs = fx.map_arg(node.args, empty), fx.map_arg(node.kwargs, empty)
-        try:
-            with FlopCounterMode(display=False) as counter:
-                operator(*args, **kwargs)
-        except (RuntimeError, NotImplementedError, TypeError, IndexError):
-            continue
-        return counter.get_total_flops() // 2
-    raise PasError(f"the multiply-adds of {place(node)} can't be counted: it runs neither on meta tensors nor on zeros")
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
 def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,8 @@ class Trace:
 
     `types`: one table (or None) a dimension of each node; `many`: the same of each result of a node that returns several. `readers`:
     parameters that sum over an axis. `makers`: parameters (slices along a dimension) whose zeros switch off an axis that no parameter
-    reads. `pieces`: runs of channels of which each must keep at least one. `batched`: nodes that depend on the network's inputs.
+    reads. `pieces`: runs of channels of which each must keep at least one. `batched`: nodes that depend on the number of examples.
+    `written`: tensors that are written to through a view, so that what made them doesn't say what is in them.
     """
 
     def __init__(self, program: Program) -> None:
@@ -74,9 +76,12 @@ class Trace:
         self.groups: dict[str, Dim] = {}
         self._position = {node: i for i, node in enumerate(program.graph.nodes)}
         self.batched = set(program.inputs)
+        self.written: set[fx.Node] = set()
         for node in program.graph.nodes:
-            if not self.batched.isdisjoint(node.all_input_nodes):
+            made = node.op == "call_function" and not node.all_input_nodes and isinstance(node.meta.get("val"), torch.Tensor)
+            if not self.batched.isdisjoint(node.all_input_nodes) or (made and shape(node)[:1] == (BATCH,)):
                 self.batched.add(node)
+            self._note_writing(node)
 
     def __getitem__(self, node: fx.Node) -> Type:
         """The type of a node. A parameter met for the first time gets fresh ids in every dimension that could be an
@@ -84,21 +89,44 @@ class Trace:
         """
         if node not in self.types:
             name = self.program.tensors[node]
-            free = name not in self.program.constants  # a tensor that the code made can't be sliced
+            # a tensor that the code made can't be sliced, and whole numbers are places, not channels
+            free = name not in self.program.constants and node.meta["val"].is_floating_point()
             late = self._position[node] + len(self._position)  # what its channels are tied to has a better name
             self.types[node] = tuple(self.ids.fresh(n, name, late) if n > 1 and free else None for n in shape(node))
         return self.types[node]
+
+    def _note_writing(self, node: fx.Node) -> None:
+        """An operator that writes into a view changes the whole tensor, which later nodes read under its old name."""
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable or not isinstance(node.args[0], fx.Node):
+            return
+        views, base = [], node.args[0]
+        while getattr(base.target, "is_view", False) or base.target is operator.getitem:
+            views.append(base)
+            base = base.all_input_nodes[0]
+        if views:
+            front = [base]
+            while front:
+                one = front.pop()
+                self.written.add(one)
+                front += [user for user in one.users if getattr(user.target, "is_view", False) or user.target is operator.getitem]
 
     # -- reading a call
 
     def arguments(self, node: fx.Node, count: int) -> list[Any]:
         """The first `count` arguments by position, keywords put in their places, absent ones None."""
-        operator: Any = node.target  # an ATen overload
-        names = [argument.name for argument in operator._schema.arguments]
+        overload: Any = node.target
+        names = [argument.name for argument in overload._schema.arguments]
         values = list(node.args) + [None] * (len(names) - len(node.args))
         for key, value in node.kwargs.items():
             values[names.index(key)] = value
         return (values + [None] * count)[:count]
+
+    def named(self, node: fx.Node, name: str) -> Any:
+        """The argument of this name, whichever overload was called; None where it is absent."""
+        overload: Any = node.target
+        names = [argument.name for argument in overload._schema.arguments]
+        return self.arguments(node, len(names))[names.index(name)] if name in names else None
 
     def tensor_arguments(self, node: fx.Node) -> list[fx.Node]:
         """All arguments that are tensors, lists included."""
@@ -124,7 +152,8 @@ class Trace:
             self.ids.freeze(dim, place(node))
 
     def constrain(self, tensor: fx.Node, dims: Type, node: fx.Node) -> None:
-        """The dimensions of a parameter (or of a computed tensor) are these."""
+        """The dimensions of a parameter (or of a computed tensor) are these; one of size 1 may stand for all of them."""
+        dims = tuple(None if size == 1 and dim is not None and len(dim) > 1 else dim for dim, size in zip(dims, shape(tensor), strict=True))
         if tensor in self.types or self.program.tensors.get(tensor) in (None, *self.program.constants):
             for have, want in zip(self[tensor], dims, strict=True):
                 self.ids.tie(have, want, place(node))
@@ -183,10 +212,10 @@ class Trace:
     # -- recording facts
 
     def macs(self, node: fx.Node, coefficient: int, dims: Type, sizes: tuple[int, ...]) -> None:
-        """Add multiply-adds of the whole captured batch; what doesn't depend on the network's inputs, nor is made for as many
-        examples, is computed once for all of it.
+        """Add multiply-adds of the whole captured batch; what depends neither on the network's inputs nor on something that its code made
+        for as many examples is computed once for all of it.
         """
-        once = node not in self.batched and shape(node)[:1] != (BATCH,)
+        once = node not in self.batched
         self.terms.append(Term(coefficient * BATCH if once else coefficient, dims, sizes))
 
     def constant(self, node: fx.Node, argument: int, index: int | None, dim: Dim) -> None:

@@ -33,7 +33,7 @@ def contract(trace: Trace, table: Dim, operands: Sequence[tuple[fx.Node, int]], 
         return
     for tensor, dim in operands:
         name = trace.program.tensors.get(tensor)
-        if name in trace.program.parameters:
+        if name in trace.program.parameters and trace[tensor][dim] is not None:
             trace.readers.append((name, dim))
             return
     for tensor, dim in operands:
@@ -53,8 +53,10 @@ def zeros(trace: Trace, node: Any, dim: int) -> Origin:
         trace.origins[key] = None  # a loop would prove nothing
         name = trace.program.tensors.get(node)
         walk = WALKS.get(getattr(node.target, "overloadpacket", node.target))
-        if name in trace.program.parameters:
-            trace.origins[key] = frozenset([(name, dim)])
+        if node in trace.written:
+            pass  # nobody knows what was written
+        elif name in trace.program.parameters:
+            trace.origins[key] = None if trace[node][dim] is None else frozenset([(name, dim)])
         elif walk is not None and node.op == "call_function":
             trace.origins[key] = walk(trace, node, dim)
     return trace.origins[key]
@@ -87,14 +89,41 @@ def _at(trace: Trace, node: fx.Node, value: Any, dim: int) -> Origin:
     return zeros(trace, value, d) if d >= 0 and (shape(value)[d] > 1 or shape(node)[dim] == 1) else None
 
 
-@_walk(aten.relu, aten.relu_, aten.gelu, aten.silu, aten.silu_, aten.tanh, aten.neg, aten.abs, aten.sqrt, aten.clone, aten.contiguous,
+@_walk(aten.relu, aten.relu_, aten.gelu, aten.silu, aten.silu_, aten.tanh, aten.neg, aten.abs, aten.clone, aten.contiguous,
        aten.dropout, aten.dropout_, aten.hardswish, aten.hardswish_, aten.leaky_relu, aten.relu6, aten.elu, aten.celu, aten.mish, aten.to,
-       aten._to_copy, aten.alias, aten.detach, aten.hardtanh, aten.hardtanh_, aten.div, aten.div_, aten.square, aten.avg_pool2d,
+       aten._to_copy, aten.alias, aten.detach, aten.square, aten.avg_pool2d,
        aten.max_pool2d, aten.adaptive_avg_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d,
-       aten.constant_pad_nd, aten.roll, aten.flip, aten.type_as)  # fmt: skip
+       aten.type_as)  # fmt: skip
 def _keeps(trace: Trace, node: fx.Node, dim: int) -> Origin:
-    """f(0) = 0, element by element or over other dimensions (a quotient: when what is divided is zero)."""
+    """f(0) = 0, element by element or over other dimensions."""
     return _at(trace, node, node.args[0], dim)
+
+
+@_walk(aten.hardtanh, aten.hardtanh_)
+def _clipped(trace: Trace, node: fx.Node, dim: int) -> Origin:
+    _, low, high = trace.arguments(node, 3)
+    return _keeps(trace, node, dim) if (-1 if low is None else low) <= 0 <= (1 if high is None else high) else None
+
+
+@_walk(aten.constant_pad_nd, aten.pad)
+def _padded(trace: Trace, node: fx.Node, dim: int) -> Origin:
+    mode, value = trace.named(node, "mode") or "constant", trace.named(node, "value")
+    return _keeps(trace, node, dim) if mode == "constant" and not value else None
+
+
+@_walk(aten.div, aten.div_)
+def _quotient(trace: Trace, node: fx.Node, dim: int) -> Origin:
+    """When what is divided is zero and what it is divided by is not."""
+    below: Any = node.args[1]
+    if isinstance(below, fx.Node):
+        d = dim - (len(shape(node)) - len(shape(below)))
+        while getattr(below.target, "overloadpacket", None) in (aten.expand, aten.expand_as):
+            below = below.args[0]
+            d = dim - (len(shape(node)) - len(shape(below)))
+        positive = getattr(below.target, "overloadpacket", None) in (aten.clamp_min, aten.exp) or below in trace.program.tensors
+        if d >= 0 and shape(below)[d] > 1 and not positive:
+            return None
+    return _keeps(trace, node, dim)
 
 
 @_walk(aten.mul, aten.mul_)
@@ -154,7 +183,7 @@ def _permute(trace: Trace, node: fx.Node, dim: int) -> Origin:
     return zeros(trace, x, order[dim] % len(order))
 
 
-@_walk(aten.transpose, aten.transpose_)
+@_walk(aten.transpose, aten.transpose_, aten.swapaxes, aten.swapdims)
 def _transpose(trace: Trace, node: fx.Node, dim: int) -> Origin:
     x, a, b = trace.arguments(node, 3)
     rank = len(shape(node))
@@ -216,7 +245,7 @@ def _matmul(trace: Trace, node: fx.Node, dim: int) -> Origin:
     if len(shape(a)) < 2 or len(shape(b)) < 2:
         return None
     sides = [a] if dim == rank - 2 else [b] if dim == rank - 1 else [a, b]
-    found = (zeros(trace, side, d) for side in sides if (d := dim - (rank - len(shape(side)))) >= 0)
+    found = (_at(trace, node, side, dim) if dim < rank - 2 else zeros(trace, side, dim - (rank - len(shape(side)))) for side in sides)
     return next((origin for origin in found if origin is not None), None)
 
 

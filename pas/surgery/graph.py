@@ -22,8 +22,11 @@ aten = torch.ops.aten
 _LEAVES = {
     nn.Conv1d: aten.conv1d, nn.Conv2d: aten.conv2d, nn.Conv3d: aten.conv3d, nn.Linear: aten.linear,
     nn.BatchNorm1d: aten.batch_norm, nn.BatchNorm2d: aten.batch_norm, nn.BatchNorm3d: aten.batch_norm,
-    nn.Dropout: aten.dropout, nn.ReLU: aten.relu,
+    nn.InstanceNorm1d: aten.instance_norm, nn.InstanceNorm2d: aten.instance_norm, nn.InstanceNorm3d: aten.instance_norm,
+    nn.Dropout: aten.dropout, nn.Dropout2d: aten.feature_dropout, nn.AlphaDropout: aten.alpha_dropout, nn.ReLU: aten.relu,
 }  # fmt: skip
+_DROPOUT = {aten.dropout: nn.Dropout, aten.feature_dropout: nn.Dropout2d, aten.alpha_dropout: nn.AlphaDropout}
+"""Calls that ask for the mode, and the modules that know it, where the code has none."""
 _CHECKS = (
     aten._assert_tensor_metadata,
     aten._assert_scalar,
@@ -71,13 +74,17 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
         elif _is_leaf(node, modules.get(path)):
             values[node] = graph.call_module(path, (load(node.args[0]),))
         elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
-            _lift_norm(root, modules[path], path)
+            _lift_norm(root, modules[path], path, len(shape(node)))
             values[node] = graph.call_module(path, (load(node.args[0]),))
+        elif getattr(node.target, "overloadpacket", None) in _DROPOUT:
+            root.add_module(node.name, _DROPOUT[node.target.overloadpacket](node.args[1]).train(root.training))
+            values[node] = graph.call_module(node.name, (load(node.args[0]),))
         else:
             target, args, kwargs = _rewrite(node, constants)
             values[node] = graph.call_function(target, fx.map_arg(args, load), fx.map_arg(kwargs, load))
     graph.lint()
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
+    _carry(root, built)
     built.graph.eliminate_dead_code()
     built.recompile()
     built.train(small.training)
@@ -85,6 +92,23 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
         if path in modules:  # a norm that was frozen in eval mode stays so
             module.training = modules[path].training
     return built
+
+
+def _carry(root: nn.Module, built: nn.Module) -> None:
+    """Weights that the graph doesn't use belong to the network all the same: what was saved can be loaded."""
+    for path, module in root.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            holder = built
+            for atom in path.split(".") if path else ():
+                if not hasattr(holder, atom):
+                    holder.add_module(atom, nn.Module())
+                holder = getattr(holder, atom)
+            if tensor is None or hasattr(holder, name):
+                continue
+            if isinstance(tensor, nn.Parameter):
+                holder.register_parameter(name, tensor)
+            else:
+                holder.register_buffer(name, tensor, persistent=name not in module._non_persistent_buffers_set)
 
 
 def _order(turned: Shuffle, keep: np.ndarray) -> torch.Tensor:
@@ -96,6 +120,10 @@ def _order(turned: Shuffle, keep: np.ndarray) -> torch.Tensor:
 
 def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
+    if getattr(module, "padding_mode", "zeros") != "zeros":  # the graph pads before it
+        return False
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.affine and not module.track_running_stats:
+        return False  # it only remembers a number of channels, and would warn
     return type(module) in _LEAVES and packet in (
         _LEAVES[type(module)],
         aten.relu_ if type(module) is nn.ReLU else None,
@@ -106,9 +134,10 @@ def _has_statistics(module: Any) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
 
 
-def _lift_norm(root: nn.Module, module: Any, path: str) -> None:
+def _lift_norm(root: nn.Module, module: Any, path: str, rank: int) -> None:
     """A norm whose module does more (activation, dropout) as an ordinary norm: the rest of it is in the graph."""
-    norm = nn.BatchNorm2d(len(module.running_mean), module.eps, module.momentum)
+    kind = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
+    norm = kind(len(module.running_mean), module.eps, module.momentum)
     for name in ("weight", "bias"):
         norm.register_parameter(name, getattr(module, name))
     for name in ("running_mean", "running_var", "num_batches_tracked"):
@@ -123,7 +152,8 @@ def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tupl
     target: Any = node.target
     args: tuple[Any, ...] = tuple(node.args)
     packet, kwargs = getattr(target, "overloadpacket", None), {**node.kwargs}
-    if packet in _SIZED:  # every static size written out, so that the one that depends on the batch is left to torch
+    viewed = getattr(target, "_overloadname", "") == "dtype"  # as another dtype
+    if packet in _SIZED and not viewed:  # every static size written out, so that the one that depends on the batch is left to torch
         sizes = [constants.get((node, 1, d), size) for d, size in enumerate(_static(node))]
         return aten.reshape.default, (args[0], sizes), {}
     if packet in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):
@@ -131,8 +161,12 @@ def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tupl
         dim = along % len(shape(node))
         sizes = [constants.get((node, 1, i), one[dim]) for i, one in enumerate(shapes(node))]
         return aten.split_with_sizes.default, (args[0], sizes, dim), {}
-    if packet is aten.expand:  # -1: as it was; only a dimension of size 1, which has no channels, becomes larger
-        return target, (args[0], [-1 if (node, 1, d) in constants else size for d, size in enumerate(args[1])]), kwargs
+    if packet is aten.expand:  # -1: as it was
+        lead = len(args[1]) - len(shape(args[0]))
+        same = {d for d in range(lead, len(args[1])) if shape(args[0])[d - lead] == shape(node)[d]}
+        counts = [constants.get((node, 1, d), size) for d, size in enumerate(args[1])]
+        return target, (args[0], [-1 if d in same and (node, 1, d) in constants else size for d, size in enumerate(counts)]), kwargs
+    kwargs.pop("output_size", None)  # of a repetition; it follows
     if packet is aten.scaled_dot_product_attention:
         kwargs["scale"] = kwargs.get("scale") or shape(args[0])[-1] ** -0.5
     if packet in (aten.slice, aten.narrow):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pas.architecture import Architecture
-from pas.axes.capture import as_arguments
+from pas.axes.capture import Example, as_arguments, rebatch
 from pas.axes.signature import Signature, rows
+from pas.errors import PasError
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.graph import rebuild
@@ -30,7 +31,7 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     of the fused form comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and
     exports like any module. Blocks that only timm knows how to merge come back merged.
 
-    Raises PasError when the architecture belongs to another network.
+    Raises PasError when the architecture belongs to another network, or when the slice doesn't compute what the mask does.
     """
     keep = signature.mask(architecture)
     model = merged(model)
@@ -40,15 +41,17 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
     exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
     probe = _with_random_weights(model)
-    if not stale and exact and _same(mask(probe, signature, architecture), _cut(probe, signature, keep), signature):
+    masked = mask(probe, signature, architecture) if exact else None
+    if not stale and masked is not None and _same(masked, _cut(probe, signature, keep), signature):
         return small
     plain = fuse(model)
     graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
-    if stale or not exact:
-        probed = copy.deepcopy(graph)
-        probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
-        return small if _same(probed, _cut(probe, signature, keep), signature) else graph
-    return graph
+    probed = copy.deepcopy(graph)
+    probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
+    if masked is not None and not _same(masked, probed, signature):
+        raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
+    own = (stale or not exact) and _same(probed, _cut(probe, signature, keep), signature)
+    return small if own else graph
 
 
 def _with_random_weights(model: nn.Module) -> nn.Module:
@@ -136,12 +139,14 @@ def _resize(module: nn.Module, groups: int | None) -> None:
     """The sizes that a module keeps beside its tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
         module.groups = module.groups if groups is None else groups
-        module.out_channels = module.weight.shape[0]
-        module.in_channels = module.weight.shape[1] * module.groups
+        first, second = module.weight.shape[:2]
+        turned = isinstance(module, nn.modules.conv._ConvTransposeNd)
+        module.out_channels = second * module.groups if turned else first
+        module.in_channels = first if turned else second * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-        module.num_features = len(module.running_mean)
+    elif isinstance(module, nn.modules.batchnorm._NormBase) and (module.running_mean is not None or module.weight is not None):
+        module.num_features = len(module.weight if module.running_mean is None else module.running_mean)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
     elif isinstance(module, nn.GroupNorm) and module.weight is not None:
@@ -160,8 +165,15 @@ def _resize(module: nn.Module, groups: int | None) -> None:
 def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
     """Does the network's own code, run on the sliced modules, still compute what `full` computes?
 
-    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32.
+    Asked on noise rather than on the example, which may be zeros, for as many examples as it has, for one and for three (where the network
+    takes these), in eval mode and at least fp32.
     """
+    others = (rebatch(signature.example, batch) for batch in (1, 3))
+    return _same_on(signature.example, full, small) is True and all(_same_on(other, full, small) is not False for other in others)
+
+
+def _same_on(example: Example, full: nn.Module, small: nn.Module) -> bool | None:
+    """None: `full` doesn't take this example."""
     parameter = next(full.parameters())
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     generator = torch.Generator().manual_seed(0)
@@ -173,7 +185,7 @@ def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
             return value.to(parameter.device)
         return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(parameter.device, dtype)
 
-    args, kwargs = as_arguments(signature.example)
+    args, kwargs = as_arguments(example)
     args, kwargs = tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
 
     def run(network: nn.Module) -> list[Tensor] | None:
@@ -185,8 +197,17 @@ def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, Warning):  # stale sizes in the code
             return None
 
-    expected, found = run(full), run(small)
-    if expected is None or found is None or [t.shape for t in expected] != [t.shape for t in found]:
+    expected = run(full)
+    if expected is None:
+        return None
+    found = run(small)
+    if found is None or [t.shape for t in expected] != [t.shape for t in found]:
         return False
     tolerance = 50 * torch.finfo(dtype).eps ** 0.75
-    return all(bool((a - b).abs().max() <= tolerance * a.abs().max()) for a, b in zip(expected, found, strict=True))
+    return all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    if not a.is_floating_point() or not a.numel():
+        return torch.equal(a, b)
+    return bool((a - b).abs().max() <= tolerance * a.abs().max())

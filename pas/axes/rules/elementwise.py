@@ -22,7 +22,7 @@ def pointwise(trace: Trace, node: fx.Node) -> Type:
 
 for _operator in (
     aten.dropout, aten.dropout_, aten.feature_dropout, aten.feature_dropout_, aten.alpha_dropout, aten.clone, aten.contiguous,
-    aten.detach, aten.detach_, aten.alias, aten.to, aten._to_copy, aten.type_as, aten.relu6, aten.relu6_, aten.relu_, aten.silu_,
+    aten.detach, aten.detach_, aten.alias, aten.relu6, aten.relu6_, aten.relu_, aten.silu_,
     aten.mish_, aten.elu_, aten.celu, aten.celu_, aten.selu, aten.selu_, aten.leaky_relu_, aten.rrelu, aten.hardtanh,
     aten.hardtanh_, aten.hardswish, aten.hardswish_, aten.hardsigmoid_, aten.threshold_, aten.zeros_like, aten.ones_like,
     aten.full_like, aten.empty_like, aten.rand_like, aten.randn_like, aten.fill_, aten.zero_, aten.lift_fresh_copy,
@@ -30,6 +30,12 @@ for _operator in (
     aten.masked_fill, aten.masked_fill_, aten.copy_,
 ):  # fmt: skip
     RULES[_operator] = pointwise
+
+
+@rule(aten.to, aten._to_copy, aten.type_as)
+def convert(trace: Trace, node: fx.Node) -> Type:
+    """Another dtype, perhaps that of another tensor, which gives nothing else."""
+    return trace[trace.arguments(node, 1)[0]]
 
 
 @rule(aten.prelu)
@@ -62,7 +68,8 @@ def gated_linear_unit(trace: Trace, node: fx.Node) -> Type:
 def pool(trace: Trace, node: fx.Node) -> Type:
     """Batch and channels pass, space does not."""
     source = trace[trace.arguments(node, 1)[0]]
-    space = _space(node)
+    packet = getattr(node.target, "overloadpacket", None)
+    space = len(source) - 2 if packet is aten.grid_sampler else _space(node)
     lead = len(source) - space
     trace.freeze(source[lead:], node)
     for extra in trace.tensor_arguments(node)[1:]:

@@ -23,6 +23,8 @@ SIZED = (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshap
 def reshape(trace: Trace, node: fx.Node) -> Type:
     """Merges give products (flatten before a classifier: channels x height x width), splits give factors."""
     x = trace.arguments(node, 1)[0]
+    if getattr(node.target, "_overloadname", "") == "dtype":  # a view of the same bytes
+        return trace[x]
     if begins(node):
         return (None,) * len(shape(node))  # the reshape that ends the shuffle speaks for all of it
     turned = shuffle(trace, node)
@@ -46,7 +48,7 @@ def permute(trace: Trace, node: fx.Node) -> Type:
     return tuple(trace[x][d] for d in order)
 
 
-@rule(aten.transpose, aten.transpose_)
+@rule(aten.transpose, aten.transpose_, aten.swapaxes, aten.swapdims)
 def transpose(trace: Trace, node: fx.Node) -> Type:
     """Two dimensions change places."""
     x, a, b = trace.arguments(node, 3)
@@ -80,11 +82,14 @@ def movedim(trace: Trace, node: fx.Node) -> Type:
 
 @rule(aten.expand)
 def expand(trace: Trace, node: fx.Node) -> Type:
-    """A dimension of size 1 is repeated; what is new has no channels."""
+    """A dimension of size 1 is repeated: as often as what it meets has channels."""
     x = trace.arguments(node, 1)[0]
     source, sizes, new = trace[x], shape(x), shape(node)
     lead = len(new) - len(sizes)
-    out = (None,) * lead + tuple(dim if size == new[lead + d] else None for d, (dim, size) in enumerate(zip(source, sizes, strict=True)))
+    out = tuple(trace.fresh(n, node, "expanded", last=True) if n > 1 and d else None for d, n in enumerate(new[:lead])) + tuple(
+        dim if size == new[lead + d] else trace.fresh(new[lead + d], node, "expanded", last=True) if lead + d else None
+        for d, (dim, size) in enumerate(zip(source, sizes, strict=True))
+    )
     for d, dim in enumerate(out):
         trace.constant(node, 1, d, dim)
     return out

@@ -68,7 +68,7 @@ def group_norm(trace: Trace, node: fx.Node) -> Type:
     for vector in (weight, bias):
         if vector is not None:
             trace.constrain(vector, (channels,), node)
-    _over(trace, [inner])
+    _over(trace, [inner, *trace[x][2:]])
     return trace[x]
 
 
@@ -87,10 +87,9 @@ def softmax(trace: Trace, node: fx.Node) -> Type:
 @rule(aten.linalg_vector_norm, aten.norm, aten.logsumexp)
 def vector_norm(trace: Trace, node: fx.Node) -> Type:
     """The length over some dimensions. Channels that are off are zero where their maker is off, else the length changes."""
-    x, *rest = trace.arguments(node, 4)
-    packet = getattr(node.target, "overloadpacket", None)
-    dims, keep = rest[:2] if packet is aten.logsumexp else rest[1:3]
-    source, gone = _gone(trace[x], dims)
+    x = trace.arguments(node, 1)[0]
+    source, gone = _gone(trace[x], trace.named(node, "dim"))
+    keep = len(shape(node)) == len(source)
     _over(trace, [source[d] for d in gone])
     return _without(source, gone, bool(keep))
 
@@ -125,9 +124,7 @@ def pick(trace: Trace, node: fx.Node) -> Type:
     tensors = trace.tensor_arguments(node)
     if len(tensors) == 2:
         return trace.broadcast(tensors, node)
-    x, *rest = trace.arguments(node, 3)
-    packet = getattr(node.target, "overloadpacket", None)
-    dims = rest[1] if packet is aten.topk else rest[0]
+    x, packet, dims = trace.arguments(node, 1)[0], getattr(node.target, "overloadpacket", None), trace.named(node, "dim")
     source, gone = _gone(trace[x], -1 if dims is None and packet in (aten.topk, aten.sort) else dims)
     trace.freeze([source[d] for d in gone], node)
     same = len(shape(node)) == len(source)
@@ -150,11 +147,7 @@ def _summed(trace: Trace, node: fx.Node, source: Type, gone: list[int]) -> None:
 
 
 def _reduced(trace: Trace, node: fx.Node) -> tuple[Type, list[int]]:
-    x, dims = trace.arguments(node, 2)
-    packet = getattr(node.target, "overloadpacket", None)
-    if packet is aten.aminmax:
-        dims = node.kwargs.get("dim")
-    return _gone(trace[x], dims if not isinstance(dims, bool) else None)
+    return _gone(trace[trace.arguments(node, 1)[0]], trace.named(node, "dim"))
 
 
 def _gone(source: Type, dims: object) -> tuple[Type, list[int]]:

@@ -88,9 +88,9 @@ def narrow(trace: Trace, node: fx.Node) -> Type:
     source = list(trace[x])
     dim = (dim or 0) % len(source)
     size, table = shape(x)[dim], source[dim]
-    if table is None or shape(x) == shape(node):
-        return tuple(source)
     packet = getattr(node.target, "overloadpacket", None)
+    if table is None or (shape(x) == shape(node) and packet is aten.slice):
+        return tuple(source)
     step = 1 if packet is aten.narrow or bounds[2] is None else bounds[2]
     start = 0 if bounds[0] is None else _index(bounds[0], size)
     stop = start + bounds[1] if packet is aten.narrow else size if bounds[1] is None else _index(bounds[1], size)
@@ -177,8 +177,11 @@ def gather(trace: Trace, node: fx.Node) -> Type:
     trace.freeze([trace[x][dim], trace[places][dim]], node)
     out: list[Dim] = []
     for d, (a, b) in enumerate(zip(trace[x], trace[places], strict=True)):
-        if d != dim:
+        if d != dim and shape(x)[d] == shape(places)[d]:
             trace.ids.tie(a, b, place(node))
+        elif d != dim:
+            trace.freeze([a, b], node)
+            a = None
         out.append(None if d == dim else a)
     return tuple(out)
 
@@ -199,13 +202,23 @@ def scatter(trace: Trace, node: fx.Node) -> Type:
     x, dim, places, source = trace.arguments(node, 4)
     rank = len(shape(x))
     dim %= rank
-    trace.freeze(trace[places], node)
     trace.freeze([trace[x][dim]], node)
+    if len(shape(places)) == rank:  # places of their own for every channel
+        trace.freeze([trace[places][dim]], node)
+        for d in range(rank):
+            if d != dim and shape(places)[d] == shape(x)[d]:
+                trace.ids.tie(trace[x][d], trace[places][d], place(node))
+            elif d != dim:
+                trace.freeze([trace[x][d], trace[places][d]], node)
+    else:
+        trace.freeze(trace[places], node)
     if isinstance(source, fx.Node) and len(shape(source)) == rank:
         trace.freeze([trace[source][dim]], node)
         for d in range(rank):
-            if d != dim:
+            if d != dim and shape(source)[d] == shape(x)[d]:
                 trace.ids.tie(trace[x][d], trace[source][d], place(node))
+            elif d != dim:
+                trace.freeze([trace[x][d], trace[source][d]], node)
     return tuple(None if d == dim else t for d, t in enumerate(trace[x]))
 
 
@@ -213,7 +226,7 @@ def scatter(trace: Trace, node: fx.Node) -> Type:
 def filled(trace: Trace, node: fx.Node) -> Type:
     """A tensor of one value: any part of it is as good as the whole, so its sizes may follow what it meets."""
     sizes = shape(node)
-    out = tuple(trace.fresh(n, node, "filled", last=True) if n > 1 and d else None for d, n in enumerate(sizes))
+    out = tuple(trace.fresh(n, node, "filled", last=True) if n > 1 and (d or len(sizes) == 1) else None for d, n in enumerate(sizes))
     argument = 1 if "new_" in str(node.target) else 0
     for d, dim in enumerate(out):
         trace.constant(node, argument, d, dim)

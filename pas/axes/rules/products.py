@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from pas.axes.capture import owner, shape
+from pas.axes.counting import counted
 from pas.axes.ids import Dim, merge
 from pas.axes.rules.table import rule
 from pas.axes.trace import Trace, Type, place
@@ -63,13 +64,12 @@ def transposed_convolution(trace: Trace, node: fx.Node) -> Type:
         outer = trace.fresh(per_group, node)
         made: Dim = outer
     else:  # groups of outputs side by side, as many as there are of inputs
-        group, inner = trace.split(source[1], groups, shape(x)[1] // groups, node, ("groups", "inputs"))
+        group, _ = trace.split(source[1], groups, shape(x)[1] // groups, node, ("groups", "inputs"))
         made = trace.fresh(per_group, node) if per_group > 1 else None
         outer = merge(group, made, groups, per_group)
         trace.groups[trace.tensor_name(w)] = group
         if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
             trace.constant(node, 6, None, group)
-        del inner
     trace.freeze(source[2:], node)
     trace.constrain(w, (source[1], made) + (None,) * (len(shape(w)) - 2), node)
     if bias is not None:
@@ -85,6 +85,9 @@ def linear(trace: Trace, node: fx.Node) -> Type:
     """``y[..., o] = sum_i w[o, i] x[..., i]``."""
     x, w, bias = trace.arguments(node, 3)
     source = trace[x]
+    if len(shape(w)) == 1:  # a single result, without a dimension of its own
+        trace.freeze([source[-1], *trace[w]], node)
+        return source[:-1]
     out, inner = shape(w)
     outer = trace.fresh(out, node)
     trace.constrain(w, (outer, source[-1]), node)
@@ -127,8 +130,9 @@ def _matmul(trace: Trace, node: fx.Node, a: fx.Node, b: fx.Node) -> Type:
     rows = (left[-2],) if rank_a > 1 else ()
     columns = (right[-1],) if rank_b > 1 else ()
     sizes = shape(node)
-    if rank_a > 1 and rank_b > 1:  # torch's counter doesn't count products with a vector
-        trace.macs(node, 1, (*columns, shared, *rows, *lead), (sizes[-1], shape(a)[-1], sizes[-2], *sizes[:-2]))
+    if rank_b > 1:  # torch's counter doesn't count a matrix times a vector
+        height = sizes[-2:-1] if rows else ()
+        trace.macs(node, 1, (*columns, shared, *rows, *lead), (sizes[-1], shape(a)[-1], *height, *sizes[: len(lead)]))
     return (*lead, *rows, *columns)
 
 
@@ -141,9 +145,15 @@ def einsum(trace: Trace, node: fx.Node) -> Type:
     sizes: dict[str, int] = {}
     dims: dict[str, Dim] = {}
     held: dict[str, list[tuple[fx.Node, int]]] = {}
-    if "..." in equation or "->" not in equation or any(len(set(term)) < len(term) for term in terms):
+    plain = "..." not in equation and "->" in equation and len(terms) == 2 and all(len(set(term)) == len(term) for term in terms)
+    full = {letter: max(shape(t)[term.index(letter)] for term, t in zip(terms, tensors, strict=True) if letter in term)
+            for letter in (set("".join(terms)) if plain else ())}  # fmt: skip
+    if not plain or counted(node) != math.prod(full.values()):  # what torch does with them isn't one matrix product
         for tensor in tensors:
             trace.freeze(trace[tensor], node)
+        macs = counted(node)
+        if macs:
+            trace.macs(node, macs, (), ())
         return (None,) * len(shape(node))
     for term, tensor in zip(terms, tensors, strict=True):
         for d, letter in enumerate(term):
@@ -154,12 +164,12 @@ def einsum(trace: Trace, node: fx.Node) -> Type:
             elif sizes.get(letter, 1) == 1:
                 dims[letter] = dim
             sizes[letter] = max(size, sizes.get(letter, 1))
-            held.setdefault(letter, []).append((tensor, d))
+            if size == full[letter]:
+                held.setdefault(letter, []).append((tensor, d))
     for letter in sizes:
         if letter not in result:
             contract(trace, dims[letter], sorted(held[letter], key=lambda one: one[0] in trace.batched), node)
-    if len(terms) == 2:
-        trace.macs(node, 1, tuple(dims.values()), tuple(sizes.values()))
+    trace.macs(node, 1, tuple(dims.values()), tuple(sizes.values()))
     return tuple(dims[letter] for letter in result)
 
 

@@ -60,7 +60,7 @@ def recurrent(trace: Trace, node: fx.Node) -> Type:
             trace.macs(node, 1, (rows, out, None), (gates * cells, shape(mine[1])[1], steps))
             if projected:
                 trace.constrain(mine[-1], (out, cell), node)
-                contract(trace, cell, [(mine[-1], 1)], node)
+                trace.ids.freeze(cell, f"{place(node)}: torch knows a projection by its size differing from the hidden one")
                 trace.macs(node, 1, (out, cell, None), (*shape(mine[-1]), steps))
             outs.append(out)
             hidden.append(cell)
@@ -73,6 +73,7 @@ def recurrent(trace: Trace, node: fx.Node) -> Type:
                 trace.ids.tie(group[0], one, place(node))
     for state, group in zip(states, (shown, hidden), strict=False):
         if isinstance(state, fx.Node):
+            trace.freeze(trace[state][:-1], node)  # a layer and direction each, and an example each
             for one in group:
                 trace.ids.tie(trace[state][-1], one, place(node))
     result = (*lead, source)
