@@ -69,6 +69,16 @@ def layered(s: Code, x: Tensor) -> Tensor:
     return s.o(s.l(s.a(x), s.h.repeat(1, x.shape[0], 1))[0])
 
 
+def expanded(s: Code, x: Tensor) -> Tensor:
+    h, c = (state.expand(-1, x.shape[0], -1).contiguous() for state in (s.h, s.c))
+    return s.o(s.l(s.a(x), (h, c))[0])
+
+
+def unused(s: Code, x: Tensor) -> Tensor:
+    s.q(x)
+    return s.o(s.a(x).view(-1, 5, 8))
+
+
 TRAPS: dict[str, Callable[[], nn.Module]] = {
     "a row written into the keys": lambda: keys(written, c=vector(8)),
     "a part of the keys added to": lambda: keys(added),
@@ -90,6 +100,13 @@ TRAPS: dict[str, Callable[[], nn.Module]] = {
     "dropout by the function": lambda: Code(lambda s, x: s.o(F.dropout(s.a(x), 0.5, s.training).view(-1, 5, 8))),
     "a product of weights": lambda: Code(lambda s, x: s.o(s.a(F.linear(x, s.p @ s.r))), p=vector(6, 3), r=vector(3, 6)),
     "a learned state": lambda: Code(layered, l=nn.GRU(8, 4, batch_first=True, bidirectional=True), h=vector(2, 1, 4)),
+    "learned states, expanded": lambda: Code(
+        expanded, l=nn.LSTM(8, 4, batch_first=True, bidirectional=True), h=vector(2, 1, 4), c=vector(2, 1, 4)
+    ),
+    "a result that nothing uses": lambda: Code(unused, q=nn.Linear(6, 8)),
+    "a vector times a matrix, a matrix times a vector": lambda: Code(
+        lambda s, x: s.o(s.a(x)) + s.p @ (s.c @ s.r), c=vector(6), r=vector(6, 4), p=vector(4, 4)
+    ),
     "a projected LSTM": lambda: Code(lambda s, x: s.p(s.l(s.a(x))[0]), l=nn.LSTM(8, 6, proj_size=3, batch_first=True), p=nn.Linear(3, 4)),
     "scattered channels": lambda: Code(scattered),
     "weights that nothing uses": lambda: Code(lambda s, x: s.o(s.n(s.a(x)).view(-1, 5, 8)), n=nn.LayerNorm(8), u=nn.Linear(3, 3)),
@@ -123,7 +140,7 @@ def sound(model: nn.Module, x: Tensor) -> None:
             if axis.exact:
                 assert error(outputs(masked, (some,)).double(), found.double()) < 1e-10, axis.name
         with FlopCounterMode(display=False) as counter:
-            outputs(small, (x[:1],))
+            small(x[:1])
         assert pas.cost.macs(signature, architecture) == counter.get_total_flops() // 2
         assert pas.cost.params(signature, architecture) == sum(p.numel() for p in small.parameters())
 

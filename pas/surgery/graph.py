@@ -54,11 +54,12 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
         root.register_buffer(name, tensor.detach().clone(), persistent=False)
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
     orders = {turned.node: (number, turned) for number, turned in enumerate(dynamic.shuffles)}
+    inside = {node for turned in dynamic.shuffles for node in _steps(turned)}
     names = list(inspect.signature(model.forward).parameters)  # an example of keywords may have another order
     for node in sorted(dynamic.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
         values[node] = graph.placeholder(node.name)
     for node in dynamic.program.graph.nodes:
-        if node in values or node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
+        if node in values or node in inside or node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
             continue
         load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
         if node.op == "output":
@@ -85,8 +86,6 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     graph.lint()
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
     _carry(root, built)
-    built.graph.eliminate_dead_code()
-    built.recompile()
     built.train(small.training)
     for path, module in built.named_modules():
         if path in modules:  # a norm that was frozen in eval mode stays so
@@ -109,6 +108,15 @@ def _carry(root: nn.Module, built: nn.Module) -> None:
                 holder.register_parameter(name, tensor)
             else:
                 holder.register_buffer(name, tensor, persistent=name not in module._non_persistent_buffers_set)
+
+
+def _steps(turned: Shuffle) -> list[fx.Node]:
+    """The reshape, the turn and the copies before the node that ends a shuffle."""
+    found, node = [], turned.node.all_input_nodes[0]
+    while node is not turned.source:
+        found.append(node)
+        node = node.all_input_nodes[0]
+    return found
 
 
 def _order(turned: Shuffle, keep: np.ndarray) -> torch.Tensor:
@@ -164,7 +172,7 @@ def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tupl
     if packet is aten.expand:  # -1: as it was
         lead = len(args[1]) - len(shape(args[0]))
         same = {d for d in range(lead, len(args[1])) if shape(args[0])[d - lead] == shape(node)[d]}
-        counts = [constants.get((node, 1, d), size) for d, size in enumerate(args[1])]
+        counts = _counted(node, 1, args[1], constants)
         return target, (args[0], [-1 if d in same and (node, 1, d) in constants else size for d, size in enumerate(counts)]), kwargs
     kwargs.pop("output_size", None)  # of a repetition; it follows
     if packet is aten.scaled_dot_product_attention:
@@ -180,7 +188,7 @@ def _static(node: fx.Node) -> list[int]:
     return [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
 
 
-def _counted(node: fx.Node, position: int, argument: object, constants: Counts) -> object:
+def _counted(node: fx.Node, position: int, argument: Any, constants: Counts) -> Any:
     if not isinstance(argument, (list, tuple)):
         return constants.get((node, position, None), argument)
     return [constants.get((node, position, i), value) if isinstance(value, int) else value for i, value in enumerate(argument)]

@@ -130,7 +130,7 @@ def _matmul(trace: Trace, node: fx.Node, a: fx.Node, b: fx.Node) -> Type:
     rows = (left[-2],) if rank_a > 1 else ()
     columns = (right[-1],) if rank_b > 1 else ()
     sizes = shape(node)
-    if rank_b > 1:  # torch's counter doesn't count a matrix times a vector
+    if min(rank_a, rank_b) > 1 or (rank_a, rank_b) == (1, 2):  # torch's counter counts no other products with a vector
         height = sizes[-2:-1] if rows else ()
         trace.macs(node, 1, (*columns, shared, *rows, *lead), (sizes[-1], shape(a)[-1], *height, *sizes[: len(lead)]))
     return (*lead, *rows, *columns)
