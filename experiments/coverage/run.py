@@ -130,7 +130,8 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(LIMITS), help="one of the two")
     parser.add_argument("--tables", action="store_true", help="only write the tables")
     options = parser.parse_args()
-    jobs = [(which, name) for which in LIMITS for name, _ in networks() if which == (options.only or which)]
+    names = dict.fromkeys(name for name, _ in networks())  # some are on two lists
+    jobs = [(which, name) for which in LIMITS for name in names if which == (options.only or which)]
     jobs = [(which, name) for which, name in jobs if not options.names or name in options.names]
     jobs = [] if options.tables else [(which, name) for which, name in jobs if not (RESULTS / which / f"{name}.json").exists()]
     began = time.monotonic()
