@@ -194,3 +194,27 @@ def test_what_nothing_reads_stays() -> None:
     signature = pas.signature(TRAPS["rows of a table that nothing reads"]().double(), torch.randn(2, 5, 6, dtype=torch.float64))
     assert [axis.name for axis in signature.prunable] == ["a"]
     assert "nothing reads it" in {axis.frozen for axis in signature.axes}
+
+
+def test_no_branch_drowns_what_another_adds() -> None:
+    """Statistics that suit the network's own small weights would make random ones huge beside the attention, whose scale depends on the
+    size that is sliced.
+    """
+
+    class Drowned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n, self.q, self.k, self.v = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, eps=1e-30), *(nn.Linear(3, 8) for _ in range(3))
+            self.o = nn.Linear(8, 4)
+            with torch.no_grad():
+                self.a.weight *= 1e-12
+                self.a.bias *= 1e-12
+                self.n.running_var.fill_(1e-24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.flatten(2).transpose(1, 2)
+            y = F.scaled_dot_product_attention(self.q(y), self.k(y), self.v(y))
+            return self.o(self.n(self.a(x)).flatten(2).transpose(1, 2) + y)
+
+    torch.manual_seed(0)
+    sound(Drowned().double().eval(), torch.randn(2, 3, 4, 4, dtype=torch.float64))

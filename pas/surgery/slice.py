@@ -40,7 +40,7 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
         return small
     stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
     exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
-    probe = _with_random_weights(model)
+    probe = _with_random_weights(model, signature.example)
     masked = mask(probe, signature, architecture) if exact else None
     if not stale and masked is not None and _same(masked, _cut(probe, signature, keep), signature):
         return small
@@ -54,9 +54,9 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     return small if own else graph
 
 
-def _with_random_weights(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose parameters are drawn anew, always alike: which form a slice has must depend on the network's code
-    alone, not on weights that may happen to be zero.
+def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
+    """A copy in eval mode whose parameters are drawn anew, always alike, and whose batch norms have statistics that suit them: which form a
+    slice has must depend on the network's code alone, not on weights that are zero, nor on numbers that drown what a branch adds.
     """
     probe = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
@@ -64,6 +64,17 @@ def _with_random_weights(model: nn.Module) -> nn.Module:
         for parameter in probe.parameters():
             noise = torch.randn(parameter.shape, generator=generator) / max(1, parameter[:1].numel()) ** 0.5
             parameter.copy_(noise if parameter.dim() > 1 else 1 + 0.3 * noise)
+    norms = [m for m in probe.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches seen, here of one
+        norm.train()
+    if norms:
+        _results(probe, rebatch(example, 4), next(probe.parameters()).dtype)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
     return probe
 
 
@@ -174,37 +185,36 @@ def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
 
 def _same_on(example: Example, full: nn.Module, small: nn.Module) -> bool | None:
     """None: `full` doesn't take this example."""
-    parameter = next(full.parameters())
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    generator = torch.Generator().manual_seed(0)
+    dtype = torch.promote_types(next(full.parameters()).dtype, torch.float32)
+    expected = _results(copy.deepcopy(full).to(dtype).eval(), example, dtype)
+    if expected is None:
+        return None
+    found = _results(copy.deepcopy(small).to(dtype).eval(), example, dtype)
+    if found is None or [t.shape for t in expected] != [t.shape for t in found]:
+        return False
+    tolerance = 50 * torch.finfo(dtype).eps ** 0.75
+    return all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
+
+
+def _results(network: nn.Module, example: Example, dtype: torch.dtype) -> list[Tensor] | None:
+    """All tensors that the network returns for noise of the example's sizes; None where its code can't take them."""
+    device, generator = next(network.parameters()).device, torch.Generator().manual_seed(0)
 
     def noise(value: object) -> object:
         if not isinstance(value, Tensor):
             return value
         if not value.is_floating_point():
-            return value.to(parameter.device)
-        return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(parameter.device, dtype)
+            return value.to(device)
+        return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     args, kwargs = as_arguments(example)
     args, kwargs = tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
-
-    def run(network: nn.Module) -> list[Tensor] | None:
-        network = copy.deepcopy(network).to(dtype).eval()
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("error")  # layers without weights warn of sizes that they only remember
-                return [leaf for leaf in tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, Warning):  # stale sizes in the code
-            return None
-
-    expected = run(full)
-    if expected is None:
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("error")  # layers without weights warn of sizes that they only remember
+            return [leaf for leaf in tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, Warning):  # stale sizes in the code
         return None
-    found = run(small)
-    if found is None or [t.shape for t in expected] != [t.shape for t in found]:
-        return False
-    tolerance = 50 * torch.finfo(dtype).eps ** 0.75
-    return all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
