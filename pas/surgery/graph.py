@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_unflatten
 from pas.architecture import Architecture
 from pas.axes.capture import owner, shape, shapes
 from pas.axes.infer import infer
+from pas.axes.rules.movement import SIZED
 from pas.axes.signature import Signature, rows
 from pas.axes.trace import Shuffle
 
@@ -35,7 +36,6 @@ _CHECKS = (
 )
 Counts = dict[tuple[fx.Node, int, int | None], int]
 """(node, argument, index) -> how many channels stay there; see `Constant`."""
-_SIZED = (aten.view, aten.reshape, aten._unsafe_view, aten.unflatten, aten.reshape_as, aten.view_as)
 _SPLIT = (aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
 
 
@@ -161,7 +161,7 @@ def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tupl
     args: tuple[Any, ...] = tuple(node.args)
     packet, kwargs = getattr(target, "overloadpacket", None), {**node.kwargs}
     viewed = getattr(target, "_overloadname", "") == "dtype"  # as another dtype
-    if packet in _SIZED and not viewed:  # every static size written out, so that the one that depends on the batch is left to torch
+    if packet in SIZED and not viewed:  # every static size written out, so that the one that depends on the batch is left to torch
         sizes = [constants.get((node, 1, d), size) for d, size in enumerate(_static(node))]
         return aten.reshape.default, (args[0], sizes), {}
     if packet in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):

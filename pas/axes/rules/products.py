@@ -148,10 +148,10 @@ def einsum(trace: Trace, node: fx.Node) -> Type:
     plain = "..." not in equation and "->" in equation and len(terms) == 2 and all(len(set(term)) == len(term) for term in terms)
     full = {letter: max(shape(t)[term.index(letter)] for term, t in zip(terms, tensors, strict=True) if letter in term)
             for letter in (set("".join(terms)) if plain else ())}  # fmt: skip
-    if not plain or counted(node) != math.prod(full.values()):  # what torch does with them isn't one matrix product
+    macs = counted(node)
+    if not plain or macs != math.prod(full.values()):  # what torch does with them isn't one matrix product
         for tensor in tensors:
             trace.freeze(trace[tensor], node)
-        macs = counted(node)
         if macs:
             trace.macs(node, macs, (), ())
         return (None,) * len(shape(node))
