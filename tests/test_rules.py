@@ -222,6 +222,37 @@ class Autocast(nn.Module):
         return self.b(y * y.sigmoid()).mean(1)
 
 
+class Filtered(nn.Module):
+    """Global filters (GFNet): images times complex weights in the Fourier domain, channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.weight, self.b, self.head = nn.Conv2d(3, 6, 1), nn.Parameter(torch.randn(8, 5, 6, 2)), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.fft.rfft2(self.a(x).permute(0, 2, 3, 1), dim=(1, 2), norm="ortho") * torch.view_as_complex(self.weight)
+        return self.head(self.b(torch.fft.irfft2(y, s=(8, 8), dim=(1, 2), norm="ortho")).relu().mean((1, 2)))
+
+
+class ComplexRotary(nn.Module):
+    """Pairs of channels as complex numbers, turned by a complex table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head = nn.Linear(6, 16, bias=False), nn.Linear(6, 16, bias=False), nn.Linear(6, 16), nn.Linear(16, 3)
+        self.register_buffer("angle", torch.arange(5)[:, None] * torch.logspace(0, -2, 4))
+
+    def turn(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], 4, 2).contiguous())
+        return torch.view_as_real(pairs * torch.polar(torch.ones_like(self.angle), self.angle)).flatten(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        q, k, v = (layer(x).view(n, tokens, 2, 8).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        return self.head(y.transpose(1, 2).reshape(n, tokens, 16)).mean(1)
+
+
 def images() -> tuple[Tensor, ...]:
     return (torch.randn(3, 3, 8, 8, dtype=torch.float64),)
 
@@ -247,6 +278,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], dict[str, in
     "messages": (Messages, (torch.randn(6, 4, dtype=torch.float64), torch.randint(6, (6, 2))), {"a": 10, "message": 12, "update": 8}),
     "standardised": (Standardised, images(), {}),
     "windows": (Windows, images(), {}),
+    "filtered": (Filtered, images(), {"a": 6, "b": 8}),
+    "complex rotary": (ComplexRotary, tokens(6), {"reshape.split3": 4}),
     "autocast": (Autocast, tokens(5), {"a": 8}),
 }
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec
 
-from pas.errors import PasError, place
+from pas.axes.uncapturable import open_ended, refused
+from pas.errors import PasError
 
 BATCH = 3
 """Examples in the captured batch: 1 would be confused with a dimension that broadcasts, 2 with halves and pairs."""
@@ -71,7 +72,8 @@ def rebatch(example: Example, batch: int) -> Example:
 def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) -> Program:
     """Export `model` in eval mode. With `dynamic_batch` the graph accepts any number of examples.
 
-    Raises PasError, naming the exporter's own first line, when the network's Python code can't be captured.
+    Raises PasError when the network's Python code can't be captured, or a tensor's size depends on what is in another one; it names the
+    line and says what to do.
     """
     args, kwargs = as_arguments(rebatch(example, BATCH))
     shapes = None
@@ -88,16 +90,14 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
-        line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
-        raise PasError(
-            f"{type(model).__name__} can't be captured by torch.export: {type(error).__name__}: {line.strip()}{place(error)}. "
-            "Data-dependent Python control flow in forward() is the usual reason, an example that doesn't fit the model another; "
-            "try model(example), then torch.export.export(model, (example,), strict=False)."
-        ) from error
+        raise PasError(refused(model, args, kwargs, error)) from error
     finally:
         for module, mode in modes:
             module.training = mode
     _inline(exported.graph_module)
+    for node in exported.graph.nodes:
+        if any(size is None for sizes in _known_shapes(node) for size in sizes):
+            raise PasError(open_ended(type(model).__name__, node, place(node)))
     signature = exported.graph_signature
     kinds = torch.export.graph_signature.InputKind
     by_name = {node.name: node for node in exported.graph.nodes}
@@ -175,6 +175,13 @@ def shapes(node: fx.Node) -> list[tuple[int, ...]]:
     return [_sizes(one) for one in value] if isinstance(value, (tuple, list)) else [_sizes(value)]
 
 
+def _known_shapes(node: fx.Node) -> list[tuple[int | None, ...]]:
+    """The sizes of all tensors that a node makes; None for one that no example can tell."""
+    values = node.meta.get("val")
+    values = values if isinstance(values, (tuple, list)) else (values,)
+    return [_sizes(value) for value in values if isinstance(value, Tensor)]
+
+
 def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else size.node.hint for size in value.shape)
 
@@ -183,3 +190,9 @@ def owner(node: fx.Node) -> str:
     """The path of the module whose forward made this node ('' for the network itself)."""
     stack = node.meta.get("nn_module_stack") or {}
     return list(stack.values())[-1][0] if stack else ""
+
+
+def place(node: fx.Node) -> str:
+    """An operator and where it stands, for a person."""
+    name = str(getattr(node.target, "overloadpacket", node.target))
+    return f"{name} in {owner(node) or 'the network'}"

@@ -8,8 +8,7 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from pas.axes.capture import shape
-from pas.axes.trace import place
+from pas.axes.capture import place, shape
 from pas.errors import PasError
 
 

@@ -7,12 +7,12 @@ import dataclasses
 import torch
 from torch import fx, nn
 
-from pas.axes.capture import BATCH, Example, capture, shape
+from pas.axes.capture import BATCH, Example, capture, place, shape
 from pas.axes.counting import counted
 from pas.axes.grouping import grouped
 from pas.axes.rules import find_rule
 from pas.axes.signature import Signature, Slot
-from pas.axes.trace import Trace, Type, place
+from pas.axes.trace import Trace, Type
 
 
 def infer(model: nn.Module, example: Example, *, dynamic_batch: bool = False) -> Signature:

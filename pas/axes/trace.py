@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from pas.axes.capture import BATCH, Program, owner, shape
+from pas.axes.capture import BATCH, Program, owner, place, shape
 from pas.axes.ids import Dim, Ids, merge
 from pas.axes.reshape import regroup
 
@@ -89,7 +89,7 @@ class Trace:
         """
         if node not in self.types:
             name = self.program.tensors[node]
-            # a tensor that the code made can't be sliced, and whole numbers are places, not channels
+            # a tensor that the code made can't be sliced, whole numbers are places, not channels, and modules don't hold complex ones well
             free = name not in self.program.constants and node.meta["val"].is_floating_point()
             late = self._position[node] + len(self._position)  # what its channels are tied to has a better name
             self.types[node] = tuple(self.ids.fresh(n, name, late) if n > 1 and free else None for n in shape(node))
@@ -227,12 +227,6 @@ class Trace:
         """The list of sizes that a reshape is given counts these dimensions; one that depends on the batch is left to torch."""
         for index, (dim, size) in enumerate(zip(dims, node.meta["val"].shape, strict=True)):
             self.constant(node, 1, index, dim if isinstance(size, int) else None)
-
-
-def place(node: fx.Node) -> str:
-    """An operator and where it stands, for a person."""
-    name = str(getattr(node.target, "overloadpacket", node.target))
-    return f"{name} in {owner(node) or 'the network'}"
 
 
 def _label(node: fx.Node, role: str) -> str:

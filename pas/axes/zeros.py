@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from pas.axes.capture import shape
+from pas.axes.capture import place, shape
 from pas.axes.ids import Dim
 from pas.axes.reshape import regroup
-from pas.axes.trace import Trace, place
+from pas.axes.trace import Trace
 
 aten = torch.ops.aten
 Origin = frozenset[tuple[str, int]] | None
@@ -93,7 +93,7 @@ def _at(trace: Trace, node: fx.Node, value: Any, dim: int) -> Origin:
        aten.dropout, aten.dropout_, aten.hardswish, aten.hardswish_, aten.leaky_relu, aten.relu6, aten.elu, aten.celu, aten.mish, aten.to,
        aten._to_copy, aten.alias, aten.detach, aten.square, aten.avg_pool2d,
        aten.max_pool2d, aten.adaptive_avg_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d,
-       aten.type_as)  # fmt: skip
+       aten.type_as, aten.real, aten.imag)  # fmt: skip
 def _keeps(trace: Trace, node: fx.Node, dim: int) -> Origin:
     """f(0) = 0, element by element or over other dimensions."""
     return _at(trace, node, node.args[0], dim)
@@ -215,9 +215,16 @@ def _expand(trace: Trace, node: fx.Node, dim: int) -> Origin:
     return _at(trace, node, node.args[0], dim)
 
 
-@_walk(aten.slice, aten.narrow, aten.index_select)
+@_walk(aten.slice, aten.narrow, aten.index_select, aten.view_as_complex, aten.fft_fft, aten.fft_ifft, aten.fft_rfft, aten.fft_irfft,
+       aten.fft_fft2, aten.fft_ifft2, aten.fft_rfft2, aten.fft_irfft2, aten.fft_fftn, aten.fft_ifftn, aten.fft_rfftn,
+       aten.fft_irfftn)  # fmt: skip
 def _part(trace: Trace, node: fx.Node, dim: int) -> Origin:
     return zeros(trace, node.args[0], dim)
+
+
+@_walk(aten.view_as_real)
+def _parts(trace: Trace, node: fx.Node, dim: int) -> Origin:
+    return zeros(trace, node.args[0], dim) if dim < len(shape(node)) - 1 else None
 
 
 @_walk(aten.select)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from pas.axes.rules import elementwise, movement, norms, pieces, products, recurrent  # importing them registers their rules
+from pas.axes.rules import elementwise, fourier, movement, norms, pieces, products, recurrent  # importing them registers their rules
 from pas.axes.rules.table import RULES, Rule
 
-__all__ = ["elementwise", "find_rule", "movement", "norms", "pieces", "products", "recurrent"]
+__all__ = ["elementwise", "find_rule", "fourier", "movement", "norms", "pieces", "products", "recurrent"]
 
 
 def find_rule(node: fx.Node) -> Rule | None:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from pas.axes.capture import shape, shapes
+from pas.axes.capture import place, shape, shapes
 from pas.axes.ids import Dim
 from pas.axes.rules.table import rule
-from pas.axes.trace import Trace, Type, place
+from pas.axes.trace import Trace, Type
 
 aten = torch.ops.aten
 

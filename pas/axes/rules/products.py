@@ -7,11 +7,11 @@ import math
 import torch
 from torch import fx
 
-from pas.axes.capture import owner, shape
+from pas.axes.capture import owner, place, shape
 from pas.axes.counting import counted
 from pas.axes.ids import Dim, merge
 from pas.axes.rules.table import rule
-from pas.axes.trace import Trace, Type, place
+from pas.axes.trace import Trace, Type
 from pas.axes.zeros import contract
 
 aten = torch.ops.aten

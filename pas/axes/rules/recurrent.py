@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from pas.axes.capture import shape
+from pas.axes.capture import place, shape
 from pas.axes.ids import Dim
 from pas.axes.rules.table import rule
-from pas.axes.trace import Trace, Type, place
+from pas.axes.trace import Trace, Type
 from pas.axes.zeros import contract
 
 aten = torch.ops.aten
