@@ -13,6 +13,7 @@ import pas
 import pas.models
 from pas.axes.signature import Axis, Signature
 from pas.gates.gated import Gated, Gates
+from pas.surgery.permute import permute
 
 LADDER = (
     "repvgg_a0", "repvgg_b1g4", "mobileone_s0", "mobilenetv1_100", "mobilenetv2_100", "mobilenetv3_small_100",
@@ -82,8 +83,8 @@ def moved_by_each_axis(model: nn.Module, signature: Signature, x: Tensor, rng: n
 
 
 def holds(model: nn.Module, example: tuple[Tensor, ...] | dict[str, Tensor], tolerance: float = 1e-12, dead: float = 0) -> Signature:
-    """Everything that a slice promises: each exact axis matters (but for a share `dead` of them, such as pieces of three channels behind a
-    ReLU), with half of them all masked = sliced; with half of all axes cost =
+    """Everything that a slice promises: channels in another order compute the same; each exact axis matters (but for a share `dead` of
+    them, such as pieces of three channels behind a ReLU), and with half of them all masked = sliced; with half of all axes cost =
     counter, parameters counted, it trains, and a state dict brings it back.
     """
     signature = pas.signature(model, example)
@@ -94,6 +95,8 @@ def holds(model: nn.Module, example: tuple[Tensor, ...] | dict[str, Tensor], tol
     moved = {a.name: error(whole, outputs(pas.mask(model, signature, halves(signature, rng, (a,))), example)) for a in exact}
     still = [name for name, by in moved.items() if by < 1e-6]
     assert len(still) <= dead * len(moved), f"{still} don't matter"
+    orders = {axis.name: rng.permutation(axis.size).tolist() for axis in signature.prunable}
+    assert error(whole, outputs(permute(model, signature, orders), example)) < 1e-10
     if exact:
         architecture = halves(signature, rng, exact)
         masked, small = pas.mask(model, signature, architecture), pas.slice(model, signature, architecture)

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pas
 from pas.cost.macs import build
+from pas.surgery.permute import permute
 
 
 def network(name: str) -> tuple[nn.Module, Tensor]:
@@ -68,7 +69,7 @@ def error(a: Tensor, b: Tensor) -> float:
 
 
 def with_pas(name: str) -> dict[str, Any]:
-    """Axes, half of all widths against the counter, and masked = sliced with half of every exact axis."""
+    """Axes, all of them in another order, masked = sliced with half of every exact axis, half of all widths against the counter."""
     model, x = network(name)
     began = time.perf_counter()
     torch.export.export(pas.fuse(model), (torch.cat([x, x]),), strict=False)
@@ -87,6 +88,8 @@ def with_pas(name: str) -> dict[str, Any]:
         least[axis.start + 1 : axis.start + axis.size] = False
     row["reachable"] = round(1 - macs.at(least) / row["macs"], 4)
     rng = np.random.default_rng(0)
+    orders = {axis.name: rng.permutation(axis.size).tolist() for axis in signature.prunable}
+    row["permuted"] = error(run(model, x), run(permute(model, signature, orders), x))
     exact = [axis for axis in signature.prunable if axis.exact]
     if exact:
         architecture = _halves(signature, exact, rng)

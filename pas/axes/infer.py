@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import fx, nn
 
-from pas.axes.capture import BATCH, Example, capture, place, shape
+from pas.axes.capture import BATCH, Example, Program, capture, place, shape
 from pas.axes.counting import counted
 from pas.axes.grouping import grouped
 from pas.axes.rules import find_rule
@@ -22,7 +22,11 @@ def infer(model: nn.Module, example: Example, *, dynamic_batch: bool = False) ->
     With `dynamic_batch` the graph that the signature holds accepts any number of examples (slower to capture).
     Raises PasError when torch.export can't capture the network, or an operator's multiply-adds can't be counted.
     """
-    program = capture(model, example, dynamic_batch=dynamic_batch)
+    return follow(capture(model, example, dynamic_batch=dynamic_batch), model, example)
+
+
+def follow(program: Program, model: nn.Module, example: Example) -> Signature:
+    """One pass over a captured network, in time linear in its nodes."""
     trace = Trace(program)
     for node in program.inputs:
         if "val" in node.meta and isinstance(node.meta["val"], torch.Tensor):

@@ -1,0 +1,53 @@
+"""Put the channels of axes into another order: another network that computes the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from pas.axes.signature import Signature
+from pas.errors import PasError
+from pas.surgery.fuse import fuse
+
+
+def permute(model: nn.Module, signature: Signature, orders: Mapping[str, Sequence[int]]) -> nn.Module:
+    """The fused form of a network in which channel k of axis `name` is the old channel ``orders[name][k]``, wherever the axis lives.
+
+    Its outputs are those of `model` up to rounding, for axes that only a norm over channels keeps from being exact as well: which
+    channels belong together can be held against the network without dropping any. Sorted by importance, the channels that stay are the
+    first ones (Cai et al. 2020, Once-for-All, section 3.3).
+    Raises PasError for an order that isn't one of all channels of its axis.
+    """
+    source = np.arange(signature.channels)
+    for name, order in orders.items():
+        axis = signature.axis(name)
+        if sorted(order) != list(range(axis.size)):
+            raise PasError(f"axis {name!r} has {axis.size} channels: an order lists each of 0 to {axis.size - 1} once")
+        source[axis.start : axis.start + axis.size] = axis.start + np.asarray(order)
+    model = copy.deepcopy(fuse(model))
+    done: set[int] = set()
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            dims = signature.dims.get(signature.program.tied.get(name, name))
+            if dims is None or id(tensor) in done:
+                continue
+            done.add(id(tensor))
+            for d, table in enumerate(dims):
+                if table is not None:
+                    tensor.copy_(tensor.index_select(d, torch.from_numpy(_places(table, source)).to(tensor.device)))
+    return model
+
+
+def _places(table: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """For each element of a dimension the old element that comes to its place: the one that is asked for by the old channels of its own."""
+    old, wanted = np.sort(table, axis=1), np.sort(source[table], axis=1)
+    places = np.empty(len(table), dtype=np.int64)
+    # of elements with the same channels (x beside x) the first stays the first: both sides are sorted stably
+    places[np.lexsort(wanted.T)] = np.lexsort(old.T)
+    if not np.array_equal(old[places], wanted):
+        raise PasError("these channels can't change places: what depends on some of them depends on others in no such order")
+    return places
