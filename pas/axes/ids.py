@@ -22,7 +22,7 @@ class Ids:
     def __init__(self) -> None:
         self._parents = np.zeros(1024, dtype=np.int64)  # grows by doubling: appending would copy it for every axis
         self._is_bound = np.zeros(1024, dtype=bool)
-        self._bound: dict[int, tuple[int, ...]] = {}
+        self._bound = np.zeros((1024, 2), dtype=np.int64)  # the conjunction that stands for a bound id
         self.label: list[str] = ["always"]
         self.born: list[int] = [-1]
         self._frozen: list[tuple[Table, str]] = []
@@ -32,7 +32,9 @@ class Ids:
         """A table ``[size, 1]`` of new ids; `label` names the axis that they may become, `born` orders it."""
         start = len(self.label)
         while start + size > len(self._parents):
-            self._parents, self._is_bound = (np.concatenate([a, np.zeros_like(a)]) for a in (self._parents, self._is_bound))
+            self._parents, self._is_bound, self._bound = (
+                np.concatenate([a, np.zeros_like(a)]) for a in (self._parents, self._is_bound, self._bound)
+            )
         self._parents[start : start + size] = np.arange(start, start + size)
         self.label += [label] * size
         self.born += [born] * size
@@ -51,12 +53,11 @@ class Ids:
     def resolve(self, table: Table) -> Table:
         """The table in terms of representatives: unions followed, bindings expanded, repeated ids of a row dropped."""
         table = self._find(table)
-        while self._bound:
-            hit = self._is_bound[table]
-            if not hit.any():
-                break
-            table = np.concatenate([self._expand(table[:, c], hit[:, c]) for c in range(table.shape[1])], axis=1)
-            table = self._find(table)
+        while (hit := self._is_bound[table]).any():
+            alone = np.zeros((*table.shape, self._bound.shape[1]), dtype=np.int64)
+            alone[:, :, 0] = table
+            expanded = np.where(hit[:, :, None], self._bound[table], alone).reshape(len(table), -1)
+            table = self._find(expanded[:, expanded.any(0)])
         return _compact(table)
 
     def tie(self, a: Dim, b: Dim, reason: str) -> None:
@@ -163,24 +164,17 @@ class Ids:
         """Replace the one id of each row of `single` by the conjunction in `many` (the first row of each id; `tie`
         repeats).
         """
-        ids = single.max(1)
         chosen = np.flatnonzero(rows)
-        _, first = np.unique(ids[chosen], return_index=True)
-        for row in chosen[first]:
-            one, conjunction = int(ids[row]), tuple(int(i) for i in many[row] if i)
-            if one in self._bound or any(int(self._find(np.array(i))) != i or i in self._bound for i in conjunction):
-                continue  # bound a moment ago, in this very loop: the next round sees it resolved
-            self._bound[one], self._is_bound[one] = conjunction, True
-
-    def _expand(self, column: np.ndarray, hit: np.ndarray) -> Table:
-        width = max((len(self._bound[int(i)]) for i in column[hit]), default=1)
-        out = np.zeros((len(column), width), dtype=np.int64)
-        out[:, 0] = column
-        for row in np.flatnonzero(hit):
-            conjunction = self._bound[int(column[row])]
-            out[row, : len(conjunction)] = conjunction
-            out[row, len(conjunction) :] = 0
-        return out
+        ids, first = np.unique(single.max(1)[chosen], return_index=True)
+        conjunctions = many[chosen[first]]
+        free = ~(self._is_bound[ids] | self._is_bound[conjunctions].any(1) | (self._find(conjunctions) != conjunctions).any(1))
+        alone = free & ~np.isin(conjunctions, ids).any(1)
+        if not alone.any():  # they stand for each other: one now, the others are seen resolved in the next round
+            alone[np.flatnonzero(free)[:1]] = True
+        if conjunctions.shape[1] > self._bound.shape[1]:
+            self._bound = np.pad(self._bound, ((0, 0), (0, conjunctions.shape[1] - self._bound.shape[1])))
+        self._bound[ids[alone], : conjunctions.shape[1]] = conjunctions[alone]
+        self._is_bound[ids[alone]] = True
 
 
 def merge(a: Dim, b: Dim, n: int, m: int) -> Dim:
