@@ -253,6 +253,98 @@ class ComplexRotary(nn.Module):
         return self.head(y.transpose(1, 2).reshape(n, tokens, 16)).mean(1)
 
 
+class KeyBias(nn.Module):
+    """A packed bias whose middle is a buffer that is always zero, as BEiT and EVA write it: keys are off with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.head = nn.Linear(6, 24, bias=False), nn.Linear(8, 6), nn.Linear(6, 3)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+        self.register_buffer("k_bias", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        y = F.linear(x, self.qkv.weight, torch.cat([self.q_bias, self.k_bias, self.v_bias]))
+        q, k, v = y.reshape(n, tokens, 3, 2, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.head((x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))).mean(1))
+
+
+class OneKey(nn.Module):
+    """Several heads that share one key and one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head = nn.Linear(6, 20), nn.Linear(6, 5), nn.Linear(6, 7), nn.Linear(28, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        q = self.q(x).view(n, tokens, 4, 5).transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, self.k(x)[:, None], self.v(x)[:, None])
+        return self.head(y.transpose(1, 2).flatten(2)).mean(1)
+
+
+class Largest(nn.Module):
+    """Attention over space from the largest, smallest and mean channel (CBAM): channels may go, which changes these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mix, self.b, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 1, 3, padding=1), nn.Conv2d(8, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        over = torch.cat([y.amax(1, keepdim=True), y.mean(1, keepdim=True), y.min(1, keepdim=True).values], 1)
+        return self.head(self.b(y * self.mix(over).sigmoid()).relu().mean((2, 3)))
+
+
+class Aggregated(nn.Module):
+    """Three class tokens become one by a convolution that does nothing along channels (CoaT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(5, 8)
+        self.one, self.head = nn.Conv1d(3, 1, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.one(torch.stack([layer(x).relu().mean(1) for layer in (self.a, self.b, self.c)], 1)).squeeze(1).relu())
+
+
+class Repeated(nn.Module):
+    """A table of positions, projected once for each example (ConViT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.place, self.head = nn.Linear(5, 8), nn.Linear(3, 8), nn.Linear(8, 3)
+        self.register_buffer("table", torch.randn(1, 5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.a(x) * self.place(self.table.expand(x.shape[0], -1, -1))).relu().mean(1))
+
+
+class Scaled(nn.Module):
+    """A tensor that a module has as a plain attribute, neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.tensor(1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Twice(nn.Module):
+    """One layer under two names, in a network that only its graph can slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.scaled, self.out = nn.Linear(6, 8), Scaled(), nn.ModuleDict()
+        self.out["a"] = self.out["b"] = nn.Linear(4, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.scaled(self.first(x)).relu().view(*x.shape[:2], 2, 4).unbind(2)
+        return self.head((self.out["a"](left) + self.out["b"](right)).relu().mean(1))
+
+
 def images() -> tuple[Tensor, ...]:
     return (torch.randn(3, 3, 8, 8, dtype=torch.float64),)
 
@@ -280,6 +372,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], dict[str, in
     "windows": (Windows, images(), {}),
     "filtered": (Filtered, images(), {"a": 6, "b": 8}),
     "complex rotary": (ComplexRotary, tokens(6), {"reshape.split3": 4}),
+    "bias of keys": (KeyBias, tokens(6), {"reshape.split3": 2, "reshape.split4": 4}),
+    "one key": (OneKey, tokens(6), {"view.split2": 4, "view.split3": 5, "v": 7}),
+    "largest": (Largest, images(), {"a": 8, "b": 6}),
+    "aggregated": (Aggregated, tokens(5), {"a": 8}),
+    "repeated": (Repeated, tokens(5), {"a": 8}),
+    "one layer twice": (Twice, tokens(6), {}),
     "autocast": (Autocast, tokens(5), {"a": 8}),
 }
 
@@ -289,6 +387,15 @@ def test_masked_is_sliced(name: str) -> None:
     make, example, _ = CASES[name]
     torch.manual_seed(0)
     holds(make().double().eval(), example)
+
+
+def test_a_graph_has_all_names_of_a_shared_layer() -> None:
+    network = Twice().double().eval()
+    signature = pas.signature(network, tokens(6))
+    small = pas.slice(network, signature, halves(signature, np.random.default_rng(0)))
+    assert isinstance(small, torch.fx.GraphModule)
+    assert small.state_dict().keys() == network.state_dict().keys()
+    assert small.out.a.weight is small.out.b.weight
 
 
 def test_heads_and_sizes_are_axes() -> None:

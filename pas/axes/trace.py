@@ -78,8 +78,7 @@ class Trace:
         self.batched = set(program.inputs)
         self.written: set[fx.Node] = set()
         for node in program.graph.nodes:
-            made = node.op == "call_function" and not node.all_input_nodes and isinstance(node.meta.get("val"), torch.Tensor)
-            if not self.batched.isdisjoint(node.all_input_nodes) or (made and shape(node)[:1] == (BATCH,)):
+            if not self.batched.isdisjoint(node.all_input_nodes) or _made_for_the_batch(node):
                 self.batched.add(node)
             self._note_writing(node)
 
@@ -227,6 +226,15 @@ class Trace:
         """The list of sizes that a reshape is given counts these dimensions; one that depends on the batch is left to torch."""
         for index, (dim, size) in enumerate(zip(dims, node.meta["val"].shape, strict=True)):
             self.constant(node, 1, index, dim if isinstance(size, int) else None)
+
+
+def _made_for_the_batch(node: fx.Node) -> bool:
+    """A tensor for each example that is made of none, such as a class token or a table of positions that is repeated."""
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor) or shape(node)[:1] != (BATCH,):
+        return False
+    repeats = getattr(node.target, "overloadpacket", None) in (torch.ops.aten.expand, torch.ops.aten.repeat, torch.ops.aten.tile)
+    source = node.all_input_nodes
+    return not source or (repeats and (len(shape(source[0])) < len(shape(node)) or shape(source[0])[0] == 1))
 
 
 def _label(node: fx.Node, role: str) -> str:

@@ -21,7 +21,7 @@ ADVICE = (
         "its sizes must be known without running it: register them with torch.library.register_fake",
     ),
     (r"numpy|__array__|tolist", "the tensor leaves torch there, and a graph with it: compute this with torch"),
-    (r"batch|Dim|dynamic|specializ", "forward() must take any number of examples: read x.shape[0], don't write it out"),
+    (r"batch|Dim|dynamic|specializ", "forward() must take any number of examples: read x.shape[0]; a number, and len(x), are written out"),
 )
 """What the exporter's message says, and what it means. The first that fits."""
 

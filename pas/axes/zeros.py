@@ -1,4 +1,4 @@
-"""Where a zero comes from: the parameters that switch a channel off where no parameter reads it.
+"""Where a zero comes from: the parameters and buffers that switch a channel off where no parameter reads it.
 
 Attention multiplies queries by keys, so no weight sums over their channels. A channel of such a product is off when it is zero in
 one of the two, and it is zero there when the weights and biases that make it are zero and everything in between keeps zeros.
@@ -20,7 +20,7 @@ from pas.axes.trace import Trace
 
 aten = torch.ops.aten
 Origin = frozenset[tuple[str, int]] | None
-"""Slices of parameters, (name, dimension), that have to be zero; None: no zeros of parameters are enough."""
+"""Slices of parameters and buffers, (name, dimension), that have to be zero; None: no zeros of parameters are enough."""
 Walk = Callable[[Trace, fx.Node, int], Origin]
 WALKS: dict[Any, Walk] = {}
 
@@ -55,7 +55,7 @@ def zeros(trace: Trace, node: Any, dim: int) -> Origin:
         walk = WALKS.get(getattr(node.target, "overloadpacket", node.target))
         if node in trace.written:
             pass  # nobody knows what was written
-        elif name in trace.program.parameters:
+        elif name is not None and name not in trace.program.constants:
             trace.origins[key] = None if trace[node][dim] is None else frozenset([(name, dim)])
         elif walk is not None and node.op == "call_function":
             trace.origins[key] = walk(trace, node, dim)

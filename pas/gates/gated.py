@@ -112,22 +112,39 @@ class Gated(nn.Module):
         self.backbone = backbone
         self.gates = gates
         self._folds = _plan(backbone, signature, set(gates.free.tolist()))
+        self._also = _other_places(backbone, {name for name, _, _ in self._folds})
         for index, (_, _, table) in enumerate(self._folds):
             self.register_buffer(f"_table{index}", table, persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return functional_call(self.backbone, self.folded(), args, kwargs)
+        folded = self.folded()
+        folded |= {place: folded[name] for place, name in self._also.items()}
+        # torch ties by name, and would leave the folded weight of a layer that has two names in it
+        return functional_call(self.backbone, folded, args, kwargs, tie_weights=False)
 
     def folded(self) -> dict[str, Tensor]:
         """The weights that the forward pass sees, by name; all others are the backbone's own."""
         gates = self.gates()
+        own = {**dict(self.backbone.named_buffers()), **dict(self.backbone.named_parameters())}
         found: dict[str, Tensor] = {}
         for index, (name, dim, _) in enumerate(self._folds):
-            weight = found[name] if name in found else self.backbone.get_parameter(name)
+            weight = found[name] if name in found else own[name]
             open_ = gates[getattr(self, f"_table{index}")]
             open_ = open_.prod(1) if open_.dim() > 1 else open_
             found[name] = _Fold.apply(weight, open_, dim)
         return found
+
+
+def _other_places(backbone: nn.Module, names: set[str]) -> dict[str, str]:
+    """Where else these weights are: place -> name. A module is visited once, however many names it has."""
+    first: dict[int, str] = {}
+    found = {}
+    for path, module in backbone.named_modules():
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            place = f"{path}.{key}" if path else key
+            if tensor is not None and place != (name := first.setdefault(id(tensor), place)) and name in names:
+                found[place] = name
+    return found
 
 
 def _plan(backbone: nn.Module, signature: Signature, free: set[int]) -> list[tuple[str, int, Tensor]]:

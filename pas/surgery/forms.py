@@ -48,8 +48,8 @@ def typed_blocks(model: nn.Module, signature: Signature) -> dict[str, TypedBlock
 
 @dataclass(frozen=True)
 class Reader:
-    """A parameter of the form at hand whose zeroed slices along `dim` switch channels off: it sums over the axis, or (queries and keys)
-    makes it.
+    """A parameter or buffer of the form at hand whose zeroed slices along `dim` switch channels off: it sums over the axis, or (queries
+    and keys) makes it.
     """
 
     parameter: str
@@ -80,7 +80,10 @@ def readers(model: nn.Module, signature: Signature) -> list[Reader]:
 
 
 def makers(model: nn.Module, signature: Signature) -> list[Reader]:
-    """The parameters that make a channel which no parameter reads. What a block makes is off with the scales and shifts of its norms."""
+    """The parameters and buffers that make a channel which no parameter reads.
+
+    What a block makes is off with the scales and shifts of its norms.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     typed = {f"{path}.reparam_conv" if path else "reparam_conv": item for path, item in typed_blocks(model, signature).items()}
     found = []

@@ -51,7 +51,7 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     modules = dict(root.named_modules())
     graph, values = fx.Graph(), {}
     for name, tensor in dynamic.program.constants.items():
-        root.register_buffer(name, tensor.detach().clone(), persistent=False)
+        _hold(root, name, tensor.detach().clone())
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
     orders = {turned.node: (number, turned) for number, turned in enumerate(dynamic.shuffles)}
     inside = {node for turned in dynamic.shuffles for node in _steps(turned)}
@@ -93,9 +93,17 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     return built
 
 
+def _hold(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
+    """A tensor that the code made, or that a module has as a plain attribute, as a buffer that is not saved."""
+    parent, _, name = path.rpartition(".")
+    module = root.get_submodule(parent)
+    module.__dict__.pop(name, None)
+    module.register_buffer(name, tensor, persistent=False)
+
+
 def _carry(root: nn.Module, built: nn.Module) -> None:
     """Weights that the graph doesn't use belong to the network all the same: what was saved can be loaded."""
-    for path, module in root.named_modules():
+    for path, module in root.named_modules(remove_duplicate=False):
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             holder = built
             for atom in path.split(".") if path else ():

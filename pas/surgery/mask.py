@@ -23,11 +23,11 @@ def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> 
     """
     keep = signature.mask(architecture)
     model = copy.deepcopy(merged(model))
-    parameters = dict(model.named_parameters())
+    tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     identities = {id(item.block.identity.weight) for item in typed_blocks(model, signature).values() if item.block.identity is not None}
     with torch.no_grad():
         for reader in readers(model, signature):
-            weight = parameters[reader.parameter]
+            weight = tensors[reader.parameter]
             if id(weight) not in identities:  # these are rewired below
                 off = torch.from_numpy(np.flatnonzero(~rows(reader.table, keep, weight.shape[reader.dim]))).to(weight.device)
                 weight.index_fill_(reader.dim, off, 0)

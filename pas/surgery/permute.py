@@ -28,6 +28,9 @@ def permute(model: nn.Module, signature: Signature, orders: Mapping[str, Sequenc
         if sorted(order) != list(range(axis.size)):
             raise PasError(f"axis {name!r} has {axis.size} channels: an order lists each of 0 to {axis.size - 1} once")
         source[axis.start : axis.start + axis.size] = axis.start + np.asarray(order)
+    free = np.zeros(signature.channels, dtype=bool)  # what is never moved only says where a channel stands
+    for axis in signature.prunable:
+        free[axis.start : axis.start + axis.size] = True
     model = copy.deepcopy(fuse(model))
     done: set[int] = set()
     with torch.no_grad():
@@ -38,7 +41,8 @@ def permute(model: nn.Module, signature: Signature, orders: Mapping[str, Sequenc
             done.add(id(tensor))
             for d, table in enumerate(dims):
                 if table is not None:
-                    tensor.copy_(tensor.index_select(d, torch.from_numpy(_places(table, source)).to(tensor.device)))
+                    places = torch.from_numpy(_places(np.where(free[table], table, 0), source))
+                    tensor.copy_(tensor.index_select(d, places.to(tensor.device)))
     return model
 
 
@@ -49,5 +53,5 @@ def _places(table: np.ndarray, source: np.ndarray) -> np.ndarray:
     # of elements with the same channels (x beside x) the first stays the first: both sides are sorted stably
     places[np.lexsort(wanted.T)] = np.lexsort(old.T)
     if not np.array_equal(old[places], wanted):
-        raise PasError("these channels can't change places: what depends on some of them depends on others in no such order")
+        raise PasError("these channels can't change places: elements of a weight that need one of them need others too, in no such order")
     return places

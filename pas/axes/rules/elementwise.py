@@ -63,8 +63,8 @@ def gated_linear_unit(trace: Trace, node: fx.Node) -> Type:
 
 @rule(aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten.adaptive_avg_pool1d,
       aten.adaptive_avg_pool2d, aten.adaptive_avg_pool3d, aten.upsample_nearest1d, aten.upsample_nearest2d, aten._upsample_nearest_exact2d,
-      aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_linear1d, aten.upsample_nearest3d, aten.upsample_trilinear3d,
-      aten.grid_sampler)  # fmt: skip
+      aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa, aten.upsample_linear1d,
+      aten.upsample_nearest3d, aten.upsample_trilinear3d, aten.grid_sampler)  # fmt: skip
 def pool(trace: Trace, node: fx.Node) -> Type:
     """Batch and channels pass, space does not."""
     source = trace[trace.arguments(node, 1)[0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 import torch
@@ -96,10 +97,10 @@ def vector_norm(trace: Trace, node: fx.Node) -> Type:
 
 @rule(aten.mean, aten.sum, aten.var, aten.std, aten.amax, aten.amin, aten.prod, aten.any, aten.all)
 def reduce(trace: Trace, node: fx.Node) -> Type:
-    """The reduced dimensions go. Of one that could be sliced, a norm's statistics change and a sum needs zeros; others stay whole."""
+    """The reduced dimensions go. Of one that could be sliced, statistics change and a sum needs zeros; others stay whole."""
     source, gone = _reduced(trace, node)
     packet = getattr(node.target, "overloadpacket", None)
-    if packet in (aten.mean, aten.var, aten.std):
+    if packet in (aten.mean, aten.var, aten.std, aten.amax, aten.amin):
         _over(trace, [source[d] for d in gone])
     elif packet is aten.sum:
         _summed(trace, node, source, gone)
@@ -120,13 +121,16 @@ def two_statistics(trace: Trace, node: fx.Node) -> Type:
 
 @rule(aten.max, aten.min, aten.argmax, aten.argmin, aten.topk, aten.sort, aten.median)
 def pick(trace: Trace, node: fx.Node) -> Type:
-    """One or some elements of a dimension, which stays whole; max and min of two tensors are pointwise."""
+    """One or some elements of a dimension, which stays whole where it matters which ones; max and min of two tensors are pointwise."""
     tensors = trace.tensor_arguments(node)
     if len(tensors) == 2:
         return trace.broadcast(tensors, node)
     x, packet, dims = trace.arguments(node, 1)[0], getattr(node.target, "overloadpacket", None), trace.named(node, "dim")
     source, gone = _gone(trace[x], -1 if dims is None and packet in (aten.topk, aten.sort) else dims)
-    trace.freeze([source[d] for d in gone], node)
+    if packet in (aten.max, aten.min) and not any(user.users for user in node.users if user.target is operator.getitem and user.args[1] == 1):
+        _over(trace, [source[d] for d in gone])
+    else:
+        trace.freeze([source[d] for d in gone], node)
     same = len(shape(node)) == len(source)
     out = _without(source, gone, same)
     trace.many[node] = (out, out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -41,17 +43,24 @@ def convolution(trace: Trace, node: fx.Node) -> Type:
         trace.groups[trace.tensor_name(w)] = group
         if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
             trace.constant(node, 6, None, group)  # no convolution module holds this number: the code does
-    trace.freeze(source[2:], node)
-    trace.constrain(w, (outer, reads) + (None,) * (len(shape(w)) - 2), node)
+    space = tuple(dim if one else None for dim, one in zip(source[2:], _untouched(shape(w)[2:], *rest[:2]), strict=True))
+    trace.freeze([dim for dim, stays in zip(source[2:], space, strict=True) if stays is None], node)
+    trace.constrain(w, (outer, reads) + (None,) * len(space), node)
     if bias is not None:
         trace.constrain(bias, (outer,), node)
     contract(trace, reads, [(w, 1), (x, 1)], node)
-    space = math.prod(shape(node)[-(len(shape(w)) - 2) :])
     batch = shape(node)[0] if len(shape(node)) == len(shape(w)) else 1
     kernel = math.prod(shape(w)[2:])
-    trace.macs(node, kernel * space, (outer, reads, source[0]), (out, per_group, batch))
-    result = (source[0], outer) + (None,) * (len(shape(w)) - 2)
-    return result[-len(shape(node)) :]
+    trace.macs(node, kernel, (outer, reads, source[0], *space), (out, per_group, batch, *shape(node)[-len(space) :]))
+    return (source[0], outer, *space)[-len(shape(node)) :]
+
+
+def _untouched(kernel: Sequence[int], stride: Any, padding: Any) -> list[bool]:
+    """The dimensions of space that a convolution does nothing along: one element at a time, each once."""
+    rank = len(kernel)
+    strides, paddings = (list(v) * (rank // len(v)) if isinstance(v, (list, tuple)) else [default] * rank
+                         for v, default in ((stride, 1), (padding, 0)))  # fmt: skip
+    return [size == 1 and step == 1 and pad == 0 for size, step, pad in zip(kernel, strides, paddings, strict=True)]
 
 
 @rule(aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
@@ -184,11 +193,11 @@ def attention(trace: Trace, node: fx.Node) -> Type:
     for d in range(rank):
         if d != rank - 2 and shape(k)[d] == shape(q)[d]:
             trace.ids.tie(trace[q][d], trace[k][d], place(node))
-        elif d != rank - 2:  # fewer heads for keys and values than for queries
+        elif d != rank - 2 and shape(k)[d] > 1:  # fewer heads for keys and values than for queries, and not one for all
             trace.freeze([trace[q][d], trace[k][d]], node)
         if d != rank - 1 and shape(v)[d] == shape(k)[d]:
             trace.ids.tie(trace[k][d], trace[v][d], place(node))
-        elif d != rank - 1:
+        elif d != rank - 1 and shape(v)[d] > 1:
             trace.freeze([trace[v][d]], node)
     contract(trace, size, [(k, rank - 1), (q, rank - 1)], node)
     trace.freeze([columns], node)
