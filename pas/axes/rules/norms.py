@@ -127,7 +127,8 @@ def pick(trace: Trace, node: fx.Node) -> Type:
         return trace.broadcast(tensors, node)
     x, packet, dims = trace.arguments(node, 1)[0], getattr(node.target, "overloadpacket", None), trace.named(node, "dim")
     source, gone = _gone(trace[x], -1 if dims is None and packet in (aten.topk, aten.sort) else dims)
-    if packet in (aten.max, aten.min) and not any(user.users for user in node.users if user.target is operator.getitem and user.args[1] == 1):
+    places = [user for user in node.users if user.target is operator.getitem and user.args[1] == 1]
+    if packet in (aten.max, aten.min) and not any(user.users for user in places):
         _over(trace, [source[d] for d in gone])
     else:
         trace.freeze([source[d] for d in gone], node)
