@@ -14,6 +14,7 @@ from pas.architecture import Architecture
 from pas.axes.capture import Example, as_arguments, rebatch
 from pas.axes.signature import Signature, rows
 from pas.errors import PasError
+from pas.surgery.attributes import retold
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.graph import rebuild
@@ -50,8 +51,11 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
     if masked is not None and not _same(masked, probed, signature):
         raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
-    own = (stale or not exact) and _same(probed, _cut(probe, signature, keep), signature)
-    return small if own else graph
+    if (stale or not exact) and _same(probed, _cut(probe, signature, keep), signature):
+        return small
+    told = retold(small, signature, keep) if stale else None
+    tried = retold(_cut(probe, signature, keep), signature, keep)
+    return told if told is not None and tried is not None and _same(probed, tried, signature) else graph
 
 
 def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
