@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     network.add_argument("--onnx", metavar="FILE", help="a network in an ONNX file, which knows its number of classes")
     inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.add_argument("--axis", metavar="NAME", help="all of one axis: every weight that it lives in, everything that ties these")
     inspect.add_argument("--svg", type=Path, metavar="FILE", help="also draw the axes and the weights between them (.svg, .png or .pdf)")
     inspect.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
@@ -185,6 +186,8 @@ def _inspect(options: argparse.Namespace) -> int:
     found = how(name, image_size=options.image_size, num_classes=options.num_classes, in_chans=options.in_chans)
     if options.json:
         print(json.dumps(inspection.as_json(name, found), indent=1))
+    elif options.axis is not None:
+        inspection.show_axis(found, options.axis, Console())
     else:
         inspection.show(name, found, Console())
     if options.svg is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,7 +65,8 @@ def inspect_onnx(path: str, *, image_size: int | None, num_classes: int, in_chan
 
 
 def rows(sig: Signature) -> list[dict[str, Any]]:
-    """One row an axis: name, size, whether and why not it may be sliced, where it lives, and the share of the cost that goes with it.
+    """One row an axis: name, size, whether and why not it may be sliced, where it lives, what ties these places together, and the share of
+    the cost that goes with it.
 
     A share is what the network would save without the axis; an axis takes part in what its neighbours cost, so shares overlap.
     """
@@ -79,6 +81,7 @@ def rows(sig: Signature) -> list[dict[str, Any]]:
                 "exact": axis.exact,
                 "frozen": axis.frozen,
                 "slots": [list(slot) for slot in axis.slots],
+                "ties": list(axis.ties),
                 **{f"{kind}_share": round(share(cost, [axis], sig.channels), 6) for kind, cost in costs.items()},
             }
         )
@@ -109,7 +112,7 @@ def title(name: str, sig: Signature) -> str:
 
 
 def show(name: str, sig: Signature, console: Console) -> None:
-    """A table of all axes in the order of the network; it fits into 80 columns."""
+    """A table of all axes in the order of the network; it fits into 80 columns, and says more in wider ones."""
     console.print(title(name, sig), style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("axis", overflow="fold", max_width=28)
@@ -119,10 +122,33 @@ def show(name: str, sig: Signature, console: Console) -> None:
     shown = max(1, (console.width - 60) // 20)
     for row in rows(sig):
         shares = [f"{100 * row[f'{kind}_share']:.1f} %" for kind in KINDS]
-        words = row["frozen"] or _places(row["slots"], shown)
+        tied = _tied(row["ties"], shown) if console.width >= 100 else ""
+        words = row["frozen"] or "; tied by ".join(filter(None, (_places(row["slots"], shown), tied)))
         table.add_row(Text(row["name"]), str(row["size"]), *shares, Text(words))
     console.print(table)
     console.print("Shares overlap: a layer costs both what it reads and what it makes.", style="dim", highlight=False)
+    console.print("--axis NAME shows every weight that one axis lives in, and what ties them.", style="dim", highlight=False)
+
+
+def show_axis(sig: Signature, name: str, console: Console) -> None:
+    """All that is known of one axis. Raises PasError when the network has no axis of this name, with those that sound like it."""
+    names = [axis.name for axis in sig.axes]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 3, 0.3)
+        raise PasError(f"no axis {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    row = next(row for row in rows(sig) if row["name"] == name)
+    state = row["frozen"] or ("prunable" if row["exact"] else "prunable; a norm over it, so that a slice isn't exactly the mask")
+    console.print(f"{name}: {row['size']} channels, {state}", style="bold", highlight=False)
+    console.print(f"{100 * row['macs_share']:.1f} % of the MACs, {100 * row['params_share']:.1f} % of the parameters", highlight=False)
+    for title, lines in (("lives in", [f"{parameter}[{dim}]" for parameter, dim in row["slots"]]), ("tied by", row["ties"])):
+        for number, line in enumerate(lines):
+            console.print(f"{title if not number else '':10}{line}", highlight=False, markup=False)
+
+
+def _tied(ties: list[str], shown: int) -> str:
+    """The operators that made the channels of several layers one: the first few, and how many more."""
+    found = [words.removeprefix("aten.").replace("_ in ", " in ") for words in ties]
+    return ", ".join(found[:shown]) + (f" +{len(found) - shown}" if len(found) > shown else "")
 
 
 def _places(slots: list[list[Any]], shown: int) -> str:

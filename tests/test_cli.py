@@ -145,7 +145,7 @@ def test_inspect_fits_into_80_columns(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "80")
     lines = shown(capsys, "mobilenetv2_mini", "--num-classes", "10")
     assert max(len(line) for line in lines) <= 80
-    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:-1]}
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[2:-2]}
     assert len(rows) == 18  # a line an axis, none of them wrapped
     assert rows["x"].endswith(" it is an input of the network")
     assert rows["classifier"].endswith(" it is an output of the network")
@@ -153,6 +153,22 @@ def test_inspect_fits_into_80_columns(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "160")
     wide = shown(capsys, "mobilenetv2_mini", "--num-classes", "10")
     assert any("blocks.1.0.conv_pw[0], blocks.1.0.bn1[0], blocks.1.0.conv_dw[0]" in line for line in wide)
+
+
+def test_inspect_says_what_an_axis_is_tied_to(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """conv1 of a ResNet-18: the stem and two blocks that add to it."""
+    lines = shown(capsys, "resnet18", "--image-size", "64", "--axis", "conv1")
+    assert lines[0] == "conv1: 64 channels, prunable"
+    assert lines[2] == "lives in  conv1.weight[0]"
+    assert "          layer2.0.downsample.0.weight[1]" in lines
+    assert lines[-2:] == ["tied by   aten.add_ in layer1.0", "          aten.add_ in layer1.1"]
+    monkeypatch.setenv("COLUMNS", "120")
+    table = shown(capsys, "resnet18", "--image-size", "64")
+    assert any("tied by add in layer1.0, add in layer1.1" in line for line in table)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["inspect", "resnet18", "--axis", "conv"])
+    assert left.value.code == 2
+    assert "no axis 'conv'; did you mean conv1" in capsys.readouterr().err
 
 
 def test_inspect_draws_the_axes(capsys: pytest.CaptureFixture[str], tmp_path: Path):

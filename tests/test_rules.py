@@ -353,11 +353,11 @@ def tokens(size: int) -> tuple[Tensor, ...]:
     return (torch.randn(3, 5, size, dtype=torch.float64),)
 
 
-HEADS = {"reshape.split3": 4, "reshape.split4": 6}
+SDPA = "scaled_dot_product_attention"
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], dict[str, int]]] = {
     # axes that are expected, by hand: name -> size
-    "attention": (Attention, tokens(5), {"embed": 16, **HEADS}),
-    "attention without the fused operator": (lambda: Attention(fused=False), tokens(5), {"embed": 16, **HEADS}),
+    "attention": (Attention, tokens(5), {"embed": 16, f"{SDPA}.heads": 4, f"{SDPA}.size": 6}),
+    "attention without the fused operator": (lambda: Attention(fused=False), tokens(5), {"embed": 16, "matmul.heads": 4, "matmul.size": 6}),
     "separate projections": (Separate, tokens(6), {}),
     "rotary": (Rotary, tokens(6), {}),
     "halves": (Halves, images(), {}),
@@ -371,9 +371,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...], dict[str, in
     "standardised": (Standardised, images(), {}),
     "windows": (Windows, images(), {}),
     "filtered": (Filtered, images(), {"a": 6, "b": 8}),
-    "complex rotary": (ComplexRotary, tokens(6), {"reshape.split3": 4}),
-    "bias of keys": (KeyBias, tokens(6), {"reshape.split3": 2, "reshape.split4": 4}),
-    "one key": (OneKey, tokens(6), {"view.split2": 4, "view.split3": 5, "v": 7}),
+    "complex rotary": (ComplexRotary, tokens(6), {f"{SDPA}.heads": 2, f"{SDPA}.size": 4}),
+    "bias of keys": (KeyBias, tokens(6), {f"{SDPA}.heads": 2, f"{SDPA}.size": 4}),
+    "one key": (OneKey, tokens(6), {f"{SDPA}.heads": 4, f"{SDPA}.size": 5, "v": 7}),
     "largest": (Largest, images(), {"a": 8, "b": 6}),
     "aggregated": (Aggregated, tokens(5), {"a": 8}),
     "repeated": (Repeated, tokens(5), {"a": 8}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -57,6 +58,7 @@ def _members(trace: Trace, resolved: Resolved, slots: list[Slot]) -> dict[tuple,
 def _axes(trace: Trace, members: dict[tuple, list[int]], slots: list[Slot]) -> tuple[tuple[Axis, ...], np.ndarray, np.ndarray]:
     """The axes, the position of each id among all channels, and the number of its axis."""
     ids, first_born = trace.ids, trace.ids.eldest()
+    ties, roles = ids.ties(), _roles(trace)
     position, owner = np.zeros(len(ids.born), dtype=np.int64), np.full(len(ids.born), -1)
     axes: list[Axis] = []
     names: dict[str, int] = defaultdict(int)
@@ -68,12 +70,26 @@ def _axes(trace: Trace, members: dict[tuple, list[int]], slots: list[Slot]) -> t
         if reason is None and len(group) == 1:
             reason = "it has a single channel"
         label = ids.label[first]
+        if re.search(r"\.split\d+$", label):  # a reshape made it; what uses it knows a better name
+            label = next((roles[i] for i in group if i in roles), label)
         names[label] += 1
         name = label if names[label] == 1 else f"{label}#{names[label]}"
         owner[group], position[group] = len(axes), np.arange(start, start + len(group))
-        axes.append(Axis(name, len(group), reason is None, not loose, lives, reason, start))
+        tied = tuple(dict.fromkeys(words for i in group for words in ties.get(i, ())))
+        axes.append(Axis(name, len(group), reason is None, not loose, lives, reason, start, tied))
         start += len(group)
     return tuple(axes), position, owner
+
+
+def _roles(trace: Trace) -> dict[int, str]:
+    """Ids by the first role that they are used in, where a dimension is nothing else."""
+    found: dict[int, str] = {}
+    for dim, label in trace.roles:
+        table = None if dim is None else trace.ids.resolve(dim)
+        if table is not None and table.shape[1] == 1:
+            for i in table[:, 0].tolist():
+                found.setdefault(i, label)
+    return found
 
 
 def _tie_within(trace: Trace, resolved: Resolved, owner: np.ndarray) -> bool:

@@ -27,6 +27,7 @@ class Ids:
         self.born: list[int] = [-1]
         self._frozen: list[tuple[Table, str]] = []
         self._inexact: list[Table] = []
+        self._ties: list[tuple[Table, str]] = []
 
     def fresh(self, size: int, label: str, born: int) -> Table:
         """A table ``[size, 1]`` of new ids; `label` names the axis that they may become, `born` orders it."""
@@ -74,6 +75,7 @@ class Ids:
             if not rows.any():
                 return
             a, b = a[rows], b[rows]
+            self._ties.append((a, reason))
             empty = ~a.any(1) | ~b.any(1)  # one side always stays
             if empty.any():
                 self.freeze(a[empty], reason)
@@ -138,6 +140,14 @@ class Ids:
             for i in np.unique(self.resolve(table)):
                 reasons.setdefault(int(i), reason)
         return reasons
+
+    def ties(self) -> dict[int, dict[str, None]]:
+        """Representative id -> what tied it to others, each once, in the order of the network."""
+        found: dict[int, dict[str, None]] = {}
+        for table, reason in self._ties:
+            for i in np.unique(self.resolve(table)).tolist():
+                found.setdefault(i, {})[reason] = None
+        return found
 
     def not_exact(self) -> set[int]:
         """Representative ids whose slice is legal but not exact."""

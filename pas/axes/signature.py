@@ -26,7 +26,8 @@ class Axis:
     """A named set of channels that are kept or dropped one by one, everywhere at once.
 
     `frozen` is None, or why the axis stays whole. `exact`: masked equals sliced for every set of channels.
-    `start` is the position of channel 0 in a vector over all channels of the network (position 0 is "always kept").
+    `start` is the position of channel 0 in a vector over all channels of the network (position 0 is "always kept"). `ties`: what made the
+    channels of several layers one, such as "aten.add in layer1.0".
     """
 
     name: str
@@ -36,6 +37,7 @@ class Axis:
     slots: tuple[Slot, ...]
     frozen: str | None
     start: int
+    ties: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,9 @@ class Trace:
 
     `types`: one table (or None) a dimension of each node; `many`: the same of each result of a node that returns several. `readers`:
     parameters that sum over an axis. `makers`: parameters (slices along a dimension) whose zeros switch off an axis that no parameter
-    reads. `pieces`: runs of channels of which each must keep at least one. `batched`: nodes that depend on the number of examples.
-    `written`: tensors that are written to through a view, so that what made them doesn't say what is in them.
+    reads. `pieces`: runs of channels of which each must keep at least one. `roles`: what dimensions are, by those that use them.
+    `batched`: nodes that depend on the number of examples. `written`: tensors that are written to through a view, so that what made them
+    doesn't say what is in them.
     """
 
     def __init__(self, program: Program) -> None:
@@ -70,6 +71,7 @@ class Trace:
         self.readers: list[tuple[str, int]] = []
         self.makers: list[tuple[str, int]] = []
         self.pieces: list[Dim] = []
+        self.roles: list[tuple[Dim, str]] = []
         self.shuffles: list[Shuffle] = []
         self.many: dict[fx.Node, tuple[Type, ...]] = {}
         self.origins: dict[tuple[fx.Node, int], frozenset[tuple[str, int]] | None] = {}
@@ -221,6 +223,11 @@ class Trace:
         """This integer of the graph is the size of a dimension that may be sliced."""
         if dim is not None:
             self.constants.append(Constant(node, argument, index, dim))
+
+    def role(self, dim: Dim, node: fx.Node, name: str) -> None:
+        """What a dimension is for this node ("heads"): the name of an axis that a reshape has made."""
+        if dim is not None:
+            self.roles.append((dim, _label(node, name)))
 
     def sized(self, node: fx.Node, dims: Type) -> None:
         """The list of sizes that a reshape is given counts these dimensions; one that depends on the batch is left to torch."""

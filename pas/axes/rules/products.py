@@ -138,6 +138,9 @@ def _matmul(trace: Trace, node: fx.Node, a: fx.Node, b: fx.Node) -> Type:
     lead = trace.broadcast_dims([(left[:-2], shape(a)[:-2]), (right[:-2], shape(b)[:-2])], node)
     rows = (left[-2],) if rank_a > 1 else ()
     columns = (right[-1],) if rank_b > 1 else ()
+    if lead:
+        for dim, name in ((lead[-1], "heads"), (shared, "size"), *((row, "size") for row in rows), *((one, "values") for one in columns)):
+            trace.role(dim, node, name)
     sizes = shape(node)
     if min(rank_a, rank_b) > 1 or (rank_a, rank_b) == (1, 2):  # torch's counter counts no other products with a vector
         height = sizes[-2:-1] if rows else ()
@@ -199,6 +202,8 @@ def attention(trace: Trace, node: fx.Node) -> Type:
             trace.ids.tie(trace[k][d], trace[v][d], place(node))
         elif d != rank - 1 and shape(v)[d] > 1:
             trace.freeze([trace[v][d]], node)
+    for dim, name in ((lead[-1] if lead else None, "heads"), (size, "size"), (trace[v][-1], "values")):
+        trace.role(dim, node, name)
     contract(trace, size, [(k, rank - 1), (q, rank - 1)], node)
     trace.freeze([columns], node)
     if isinstance(mask, fx.Node):
