@@ -93,7 +93,7 @@ def _at(trace: Trace, node: fx.Node, value: Any, dim: int) -> Origin:
        aten.dropout, aten.dropout_, aten.hardswish, aten.hardswish_, aten.leaky_relu, aten.relu6, aten.elu, aten.celu, aten.mish, aten.to,
        aten._to_copy, aten.alias, aten.detach, aten.square, aten.avg_pool2d,
        aten.max_pool2d, aten.adaptive_avg_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d,
-       aten.type_as, aten.real, aten.imag)  # fmt: skip
+       aten.type_as, aten.real, aten.imag, aten.feature_alpha_dropout)  # fmt: skip
 def _keeps(trace: Trace, node: fx.Node, dim: int) -> Origin:
     """f(0) = 0, element by element or over other dimensions."""
     return _at(trace, node, node.args[0], dim)

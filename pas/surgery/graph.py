@@ -18,16 +18,17 @@ from pas.axes.infer import infer
 from pas.axes.rules.movement import SIZED
 from pas.axes.signature import Signature, rows
 from pas.axes.trace import Shuffle
+from pas.surgery.noise import Training, attention_dropout, is_recurrent, marked
 
 aten = torch.ops.aten
 _LEAVES = {
     nn.Conv1d: aten.conv1d, nn.Conv2d: aten.conv2d, nn.Conv3d: aten.conv3d, nn.Linear: aten.linear,
     nn.BatchNorm1d: aten.batch_norm, nn.BatchNorm2d: aten.batch_norm, nn.BatchNorm3d: aten.batch_norm,
     nn.InstanceNorm1d: aten.instance_norm, nn.InstanceNorm2d: aten.instance_norm, nn.InstanceNorm3d: aten.instance_norm,
-    nn.Dropout: aten.dropout, nn.Dropout2d: aten.feature_dropout, nn.AlphaDropout: aten.alpha_dropout, nn.ReLU: aten.relu,
+    nn.Dropout: aten.dropout, nn.Dropout1d: aten.feature_dropout, nn.Dropout2d: aten.feature_dropout,
+    nn.AlphaDropout: aten.alpha_dropout, nn.ReLU: aten.relu,
 }  # fmt: skip
-_DROPOUT = {aten.dropout: nn.Dropout, aten.feature_dropout: nn.Dropout2d, aten.alpha_dropout: nn.AlphaDropout}
-"""Calls that ask for the mode, and the modules that know it, where the code has none."""
+_DROPOUT = (aten.dropout, aten.feature_dropout, aten.alpha_dropout)
 _CHECKS = (
     aten._assert_tensor_metadata,
     aten._assert_scalar,
@@ -36,6 +37,7 @@ _CHECKS = (
 )
 Counts = dict[tuple[fx.Node, int, int | None], int]
 """(node, argument, index) -> how many channels stay there; see `Constant`."""
+_ATTENTION = aten.scaled_dot_product_attention
 _SPLIT = (aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
 
 
@@ -43,13 +45,18 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     """The graph of `model` over the tensors of `small` (the same modules, already cut), for any number of examples.
 
     Leaf modules become calls of modules under their old names, so that `train()` and `eval()` switch norms and dropout,
-    and state-dict keys stay. Integers that count channels become the counts that stay. Needs nothing of `pas` to run.
+    and state-dict keys stay; stochastic depth, and dropout inside attention and between recurrent layers, come back in training.
+    Integers that count channels become the counts that stay. Needs nothing of `pas` to run.
     """
-    dynamic = infer(model, signature.example, dynamic_batch=True)
+    marks, vanishing = marked(model)
+    dynamic = infer(marks, signature.example, dynamic_batch=True)
+    attends = [node for node in dynamic.program.graph.nodes if getattr(node.target, "overloadpacket", None) is _ATTENTION]
+    dropouts = dict(zip(attends, attention_dropout(model, signature.example) if attends else (), strict=False))
     keep = dynamic.mask(architecture)
     root = copy.deepcopy(small)
     modules = dict(root.named_modules())
     graph, values = fx.Graph(), {}
+    training = Training(graph)
     for name, tensor in dynamic.program.constants.items():
         _hold(root, name, tensor.detach().clone())
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
@@ -72,18 +79,22 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
             root.register_buffer(f"order{number}", _order(turned, keep), persistent=False)
             index = graph.get_attr(f"order{number}")
             values[node] = graph.call_function(aten.index_select.default, (load(turned.source), turned.along, index))
-        elif _is_leaf(node, modules.get(path)):
+        elif path in vanishing or _is_leaf(node, modules.get(path)):
             values[node] = graph.call_module(path, (load(node.args[0]),))
         elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
             _lift_norm(root, modules[path], path, len(shape(node)))
             values[node] = graph.call_module(path, (load(node.args[0]),))
         elif getattr(node.target, "overloadpacket", None) in _DROPOUT:
-            root.add_module(node.name, _DROPOUT[node.target.overloadpacket](node.args[1]).train(root.training))
+            root.add_module(node.name, _dropout(node).train(root.training))
             values[node] = graph.call_module(node.name, (load(node.args[0]),))
         else:
             target, args, kwargs = _rewrite(node, constants)
-            values[node] = graph.call_function(target, fx.map_arg(args, load), fx.map_arg(kwargs, load))
-    graph.lint()
+            args, kwargs = fx.map_arg(args, load), fx.map_arg(kwargs, load)
+            if dropouts.get(node):
+                args, kwargs = training.attention(args, kwargs, dropouts[node])
+            elif is_recurrent(node):
+                args = training.recurrent(args)
+            values[node] = graph.call_function(target, args, kwargs)
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
     _carry(root, built)
     built.train(small.training)
@@ -146,6 +157,14 @@ def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
+def _dropout(node: fx.Node) -> nn.Module:
+    """A module that knows the mode, for a call that asks for it."""
+    packet, p = getattr(node.target, "overloadpacket", None), float(str(node.args[1]))
+    if packet is aten.feature_dropout:
+        return {3: nn.Dropout1d, 5: nn.Dropout3d}.get(len(shape(node)), nn.Dropout2d)(p)
+    return nn.Dropout(p) if packet is aten.dropout else nn.AlphaDropout(p)
+
+
 def _has_statistics(module: Any) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
 
@@ -183,7 +202,7 @@ def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tupl
         counts = _counted(node, 1, args[1], constants)
         return target, (args[0], [-1 if d in same and (node, 1, d) in constants else size for d, size in enumerate(counts)]), kwargs
     kwargs.pop("output_size", None)  # of a repetition; it follows
-    if packet is aten.scaled_dot_product_attention:
+    if packet is _ATTENTION:
         kwargs["scale"] = kwargs.get("scale") or shape(args[0])[-1] ** -0.5
     if packet in (aten.slice, aten.narrow):
         args = args + (None,) * (4 - len(args))

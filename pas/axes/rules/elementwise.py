@@ -21,7 +21,8 @@ def pointwise(trace: Trace, node: fx.Node) -> Type:
 
 
 for _operator in (
-    aten.dropout, aten.dropout_, aten.feature_dropout, aten.feature_dropout_, aten.alpha_dropout, aten.clone, aten.contiguous,
+    aten.dropout, aten.dropout_, aten.feature_dropout, aten.feature_dropout_, aten.alpha_dropout, aten.feature_alpha_dropout,
+    aten.clone, aten.contiguous,
     aten.detach, aten.detach_, aten.alias, aten.relu6, aten.relu6_, aten.relu_, aten.silu_,
     aten.mish_, aten.elu_, aten.celu, aten.celu_, aten.selu, aten.selu_, aten.leaky_relu_, aten.rrelu, aten.hardtanh,
     aten.hardtanh_, aten.hardswish, aten.hardswish_, aten.hardsigmoid_, aten.threshold_, aten.zeros_like, aten.ones_like,
