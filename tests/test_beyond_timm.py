@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from networks import holds, randomise
+from networks import halves, holds, randomise
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -94,6 +95,32 @@ def test_names_of_several_outputs_stay() -> None:
     before, after = model(x), small(x)
     assert list(before) == list(after)
     assert [value.shape for value in before.values()] == [value.shape for value in after.values()]
+
+
+class Dense(nn.Module):
+    """What of a RetinaNet is a function of images alone: features, and the logits and boxes at every place of these."""
+
+    def __init__(self, detector: models.detection.RetinaNet) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.head(list(self.backbone(images).values()))
+
+
+@pytest.mark.slow
+def test_a_detector_is_cut_without_what_picks_its_boxes() -> None:
+    """Heads that are shared by all levels of the pyramid; anchors, matching and suppression depend on the data, and stay as they are."""
+    torch.manual_seed(0)
+    detector = models.detection.RetinaNet(resnet_fpn_backbone(backbone_name="resnet18", weights=None), num_classes=4)
+    dense, (x,) = lively(Dense(detector), 64)
+    signature = holds(dense, (x,), 1e-10, dead=0.25)
+    half = halves(signature, np.random.default_rng(0))
+    assert pas.cost.macs(signature, half) < 0.3 * pas.cost.macs(signature, signature.dense())
+    small = pas.slice(dense, signature, half)
+    detector.backbone, detector.head = small.backbone, small.head
+    found = detector.float().eval()([torch.rand(3, 64, 64)])
+    assert set(found[0]) == {"boxes", "scores", "labels"}
 
 
 def test_squeezenet_keeps_its_classes() -> None:
