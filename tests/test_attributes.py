@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,30 @@ class Coincidence(nn.Module):
         return self.head(y.flatten(2)).mean(1)
 
 
+class InTraining(Coincidence):
+    """The same in training only, which no trial in eval mode would notice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).reshape(*x.shape[:2], -1, self.size).softmax(-1)
+        return self.head((y / self.size if self.training else y).flatten(2)).mean(1)
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int
+
+
+class Named(Coincidence):
+    """A list of sizes of a type of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = Pair(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.a(x).unflatten(2, self.sizes).softmax(-1).flatten(2)).mean(1)
+
+
 class Honest(Coincidence):
     """The same without the coincidence."""
 
@@ -60,7 +86,7 @@ class Honest(Coincidence):
         return self.head(y.flatten(2)).mean(1)
 
 
-@pytest.mark.parametrize(("kind", "stays"), [(Coincidence, False), (Honest, True)])
+@pytest.mark.parametrize(("kind", "stays"), [(Coincidence, False), (InTraining, False), (Named, False), (Honest, True)])
 def test_what_is_told_is_tried(kind: type[Coincidence], stays: bool) -> None:
     torch.manual_seed(0)
     network, x = kind().double().eval(), torch.randn(2, 5, 6, dtype=torch.float64)

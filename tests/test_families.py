@@ -24,9 +24,10 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 """The smallest variant of each of timm's model modules but deepseek_vit_412m, which is too large; the smallest image that it takes."""
 QUICK = (
-    "test_resnet", "test_byobnet", "test_efficientnet", "regnetx_002", "starnet_s050", "test_convnext", "resnetv2_18",
-    "mobilenetv3_small_050", "repghostnet_050", "test_mambaout", "fastvit_t8", "test_vit", "cs3darknet_focus_s", "ghostnet_050", "test_coatnet", "test_nfnet",
-    "edgenext_xx_small", "skresnet18", "efficientvit_b0", "swiftformer_xs",
+    "test_resnet", "test_byobnet", "test_efficientnet", "regnetx_002", "starnet_s050", "test_convnext",
+    "resnetv2_18", "mobilenetv3_small_050", "repghostnet_050", "test_mambaout", "fastvit_t8", "test_vit",
+    "cs3darknet_focus_s", "ghostnet_050", "test_coatnet", "test_nfnet", "edgenext_xx_small", "skresnet18",
+    "efficientvit_b0", "swiftformer_xs",
 )  # fmt: skip
 
 

@@ -86,8 +86,7 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with warnings.catch_warnings(), _silent():
-            warnings.simplefilter("ignore")
+        with silent():
             exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
         raise PasError(refused(model, args, kwargs, error)) from error
@@ -115,7 +114,7 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
             tensors[node] = tied.get(spec.target, spec.target)
     known = {tied.get(name, name) for name in [*signature.parameters, *signature.buffers]}
     made = {name: exported.constants[name] for name in tensors.values() if name not in known and name in exported.constants}
-    outputs = [by_name[spec.arg.name] for spec in signature.output_specs if hasattr(spec.arg, "name")]
+    outputs = [by_name[spec.arg.name] for spec in signature.output_specs if getattr(spec.arg, "name", "") in by_name]
     return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters),
                    exported.call_spec.out_spec, tied, made)  # fmt: skip
 
@@ -146,12 +145,13 @@ _WRAPPERS = ("wrap_with_autocast", "wrap_with_set_grad_enabled")
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """The exporter logs and prints the graph so far before it raises; the exception says what there is to say."""
+def silent() -> Iterator[None]:
+    """The exporter warns, and logs and prints the graph so far before it raises; the exception says what there is to say."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with redirect_stderr(StringIO()):
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)

@@ -13,7 +13,7 @@ from pas.errors import place
 
 ADVICE = (
     (
-        r"data-dependent",
+        r"data-dependent|unbacked|\.item\(\)",
         "forward() decides by what is in a tensor, which a graph can't: use torch.where or a mask, or make the choice an attribute",
     ),
     (
@@ -21,7 +21,7 @@ ADVICE = (
         "its sizes must be known without running it: register them with torch.library.register_fake",
     ),
     (r"numpy|__array__|tolist", "the tensor leaves torch there, and a graph with it: compute this with torch"),
-    (r"batch|Dim|dynamic|specializ", "forward() must take any number of examples: read x.shape[0]; a number, and len(x), are written out"),
+    (r"specialized it to be a constant", "forward() must take any number of examples: read x.shape[0], not len(x) or a number"),
 )
 """What the exporter's message says, and what it means. The first that fits."""
 

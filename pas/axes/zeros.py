@@ -55,7 +55,7 @@ def zeros(trace: Trace, node: Any, dim: int) -> Origin:
         walk = WALKS.get(getattr(node.target, "overloadpacket", node.target))
         if node in trace.written:
             pass  # nobody knows what was written
-        elif name is not None and name not in trace.program.constants:
+        elif name in trace.program.parameters:
             trace.origins[key] = None if trace[node][dim] is None else frozenset([(name, dim)])
         elif walk is not None and node.op == "call_function":
             trace.origins[key] = walk(trace, node, dim)
@@ -145,7 +145,17 @@ def _joined(trace: Trace, node: fx.Node, dim: int) -> Origin:
     along = (trace.arguments(node, 2)[1] or 0) % len(shape(node))
     if stacked and dim == along:
         return None
-    return _all(zeros(trace, part, dim - 1 if stacked and dim > along else dim) for part in parts)
+    return _all(_piece(trace, part, dim - 1 if stacked and dim > along else dim) for part in parts)
+
+
+def _piece(trace: Trace, part: fx.Node, dim: int) -> Origin:
+    """What is put beside parameters may be a buffer that stays zero (the bias of keys in BEiT). Elsewhere a buffer may be a statistic,
+    which its module has to go on writing to.
+    """
+    name = trace.program.tensors.get(part)
+    if name is None or name in trace.program.parameters or name in trace.program.constants:
+        return zeros(trace, part, dim)
+    return None if trace[part][dim] is None else frozenset([(name, dim)])
 
 
 @_walk(aten.linear)

@@ -45,10 +45,8 @@ class _Fold(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, of_gates, None
         closed = torch.nonzero(gates == 0).flatten()
-        if len(closed):
-            # the gradient of a folded weight has no other reader; under create_graph it may
-            gradient = gradient.clone() if torch.is_grad_enabled() else gradient
-            gradient = gradient.index_fill_(ctx.dim, closed, 0)
+        if len(closed):  # not in place: the terms of a sum of weights all get the same gradient
+            gradient = gradient.index_fill(ctx.dim, closed, 0)
         return gradient, of_gates, None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pas.axes.infer import infer
 from pas.axes.rules.movement import SIZED
 from pas.axes.signature import Signature, rows
 from pas.axes.trace import Shuffle
-from pas.surgery.noise import Training, attention_dropout, is_recurrent, marked
+from pas.surgery.noise import Attention, attention_dropout, dropout_of, is_recurrent, marked, recurrent
 
 aten = torch.ops.aten
 _LEAVES = {
@@ -28,7 +29,6 @@ _LEAVES = {
     nn.Dropout: aten.dropout, nn.Dropout1d: aten.feature_dropout, nn.Dropout2d: aten.feature_dropout,
     nn.AlphaDropout: aten.alpha_dropout, nn.ReLU: aten.relu,
 }  # fmt: skip
-_DROPOUT = (aten.dropout, aten.feature_dropout, aten.alpha_dropout)
 _CHECKS = (
     aten._assert_tensor_metadata,
     aten._assert_scalar,
@@ -46,17 +46,15 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
 
     Leaf modules become calls of modules under their old names, so that `train()` and `eval()` switch norms and dropout,
     and state-dict keys stay; stochastic depth, and dropout inside attention and between recurrent layers, come back in training.
-    Integers that count channels become the counts that stay. Needs nothing of `pas` to run.
+    Integers that count channels become the counts that stay.
     """
-    marks, vanishing = marked(model)
+    marks, vanishing = marked(model, signature.example)
     dynamic = infer(marks, signature.example, dynamic_batch=True)
-    attends = [node for node in dynamic.program.graph.nodes if getattr(node.target, "overloadpacket", None) is _ATTENTION]
-    dropouts = dict(zip(attends, attention_dropout(model, signature.example) if attends else (), strict=False))
+    dropouts = attention_dropout(model, signature.example, dynamic.program.graph)
     keep = dynamic.mask(architecture)
     root = copy.deepcopy(small)
     modules = dict(root.named_modules())
     graph, values = fx.Graph(), {}
-    training = Training(graph)
     for name, tensor in dynamic.program.constants.items():
         _hold(root, name, tensor.detach().clone())
     constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
@@ -76,32 +74,47 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
         path = owner(node)
         if node in orders:
             number, turned = orders[node]
-            root.register_buffer(f"order{number}", _order(turned, keep), persistent=False)
-            index = graph.get_attr(f"order{number}")
+            name = _free(root, f"order{number}")
+            root.register_buffer(name, _order(turned, keep), persistent=False)
+            index = graph.get_attr(name)
             values[node] = graph.call_function(aten.index_select.default, (load(turned.source), turned.along, index))
         elif path in vanishing or _is_leaf(node, modules.get(path)):
             values[node] = graph.call_module(path, (load(node.args[0]),))
         elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
             _lift_norm(root, modules[path], path, len(shape(node)))
             values[node] = graph.call_module(path, (load(node.args[0]),))
-        elif getattr(node.target, "overloadpacket", None) in _DROPOUT:
-            root.add_module(node.name, _dropout(node).train(root.training))
-            values[node] = graph.call_module(node.name, (load(node.args[0]),))
+        elif (dropout := dropout_of(node)) is not None:
+            values[node] = graph.call_module(_added(root, path, "dropout", dropout), (load(node.args[0]),))
         else:
             target, args, kwargs = _rewrite(node, constants)
             args, kwargs = fx.map_arg(args, load), fx.map_arg(kwargs, load)
-            if dropouts.get(node):
-                args, kwargs = training.attention(args, kwargs, dropouts[node])
-            elif is_recurrent(node):
-                args = training.recurrent(args)
-            values[node] = graph.call_function(target, args, kwargs)
+            if node in dropouts:
+                causal, grouped = args[5:6] == (True,), bool(kwargs.get("enable_gqa"))
+                attention = Attention(dropouts[node], kwargs["scale"], causal or bool(kwargs.get("is_causal")), grouped)
+                values[node] = graph.call_module(_added(root, path, "attention", attention), args[:4])
+            elif is_recurrent(node, modules.get(path)):
+                values.update(recurrent(graph, path, node, args))
+            else:
+                values[node] = graph.call_function(target, args, kwargs)
+    modes = {path: module.training for path, module in root.named_modules()}
     built = fx.GraphModule(root, graph, class_name=f"Sliced{type(model).__name__}")
     _carry(root, built)
-    built.train(small.training)
     for path, module in built.named_modules():
-        if path in modules:  # a norm that was frozen in eval mode stays so
-            module.training = modules[path].training
+        module.training = modes.get(path, small.training)  # a norm that was frozen in eval mode stays so
     return built
+
+
+def _free(holder: nn.Module, name: str) -> str:
+    """This name, or the first of `name_2`, `name_3`, ... that the module doesn't have."""
+    return next(one for one in chain([name], (f"{name}_{i}" for i in count(2))) if not hasattr(holder, one))
+
+
+def _added(root: nn.Module, owner: str, name: str, module: nn.Module) -> str:
+    """The path of a module that is put beside what calls it, and has its mode."""
+    holder = root.get_submodule(owner)
+    name = _free(holder, name)
+    holder.add_module(name, module.train(holder.training))
+    return f"{owner}.{name}" if owner else name
 
 
 def _hold(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
@@ -155,14 +168,6 @@ def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
         _LEAVES[type(module)],
         aten.relu_ if type(module) is nn.ReLU else None,
     )
-
-
-def _dropout(node: fx.Node) -> nn.Module:
-    """A module that knows the mode, for a call that asks for it."""
-    packet, p = getattr(node.target, "overloadpacket", None), float(str(node.args[1]))
-    if packet is aten.feature_dropout:
-        return {3: nn.Dropout1d, 5: nn.Dropout3d}.get(len(shape(node)), nn.Dropout2d)(p)
-    return nn.Dropout(p) if packet is aten.dropout else nn.AlphaDropout(p)
 
 
 def _has_statistics(module: Any) -> bool:

@@ -32,17 +32,22 @@ def permute(model: nn.Module, signature: Signature, orders: Mapping[str, Sequenc
     for axis in signature.prunable:
         free[axis.start : axis.start + axis.size] = True
     model = copy.deepcopy(fuse(model))
-    done: set[int] = set()
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            dims = signature.dims.get(signature.program.tied.get(name, name))
-            if dims is None or id(tensor) in done:
+    done: dict[int, torch.Tensor] = {}  # a shared weight stays shared; the old ones live on in `tensors`
+    tensors = [(path, module, {**module._parameters, **module._buffers}) for path, module in model.named_modules()]
+    for path, module, held in tensors:
+        for name, old in held.items():
+            full = f"{path}.{name}" if path else name
+            dims = signature.dims.get(signature.program.tied.get(full, full))
+            if old is None or dims is None:
                 continue
-            done.add(id(tensor))
-            for d, table in enumerate(dims):
-                if table is not None:
-                    places = torch.from_numpy(_places(np.where(free[table], table, 0), source))
-                    tensor.copy_(tensor.index_select(d, places.to(tensor.device)))
+            if id(old) not in done:
+                new = old.detach()
+                for d, table in enumerate(dims):
+                    if table is not None:
+                        places = torch.from_numpy(_places(np.where(free[table], table, 0), source))
+                        new = new.index_select(d, places.to(new.device))
+                done[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(module, name, done[id(old)])
     return model
 
 

@@ -51,11 +51,13 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
     if masked is not None and not _same(masked, probed, signature):
         raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
-    if (stale or not exact) and _same(probed, _cut(probe, signature, keep), signature):
+    if not stale and exact:
+        return graph  # its code was tried above
+    cut = _cut(probe, signature, keep)
+    if _same(probed, cut, signature):
         return small
-    told = retold(small, signature, keep) if stale else None
-    tried = retold(_cut(probe, signature, keep), signature, keep)
-    return told if told is not None and tried is not None and _same(probed, tried, signature) else graph
+    told = retold(cut, signature, keep)
+    return graph if told is None or not _same(probed, told, signature) else retold(small, signature, keep) or graph
 
 
 def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
@@ -75,7 +77,7 @@ def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
         norm.momentum = None  # the mean over all batches seen, here of one
         norm.train()
     if norms:
-        _results(probe, rebatch(example, 4), next(probe.parameters()).dtype)
+        _results(probe, rebatch(example, 4), _real(probe))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -189,15 +191,29 @@ def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
 
 def _same_on(example: Example, full: nn.Module, small: nn.Module) -> bool | None:
     """None: `full` doesn't take this example."""
-    dtype = torch.promote_types(next(full.parameters()).dtype, torch.float32)
-    expected = _results(copy.deepcopy(full).to(dtype).eval(), example, dtype)
+    dtype = torch.promote_types(_real(full), torch.float32)
+    expected = _results(_cast(full, dtype).eval(), example, dtype)
     if expected is None:
         return None
-    found = _results(copy.deepcopy(small).to(dtype).eval(), example, dtype)
+    found = _results(_cast(small, dtype).eval(), example, dtype)
     if found is None or [t.shape for t in expected] != [t.shape for t in found]:
         return False
     tolerance = 50 * torch.finfo(dtype).eps ** 0.75
     return all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
+
+
+def _real(network: nn.Module) -> torch.dtype:
+    """The format of its real numbers."""
+    return next((parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()), torch.float32)
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy with real numbers in this format; `nn.Module.to` would make complex ones real."""
+    network = copy.deepcopy(network)
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return network
 
 
 def _results(network: nn.Module, example: Example, dtype: torch.dtype) -> list[Tensor] | None:

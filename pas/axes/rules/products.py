@@ -200,8 +200,8 @@ def attention(trace: Trace, node: fx.Node) -> Type:
             trace.freeze([trace[q][d], trace[k][d]], node)
         if d != rank - 1 and shape(v)[d] == shape(k)[d]:
             trace.ids.tie(trace[k][d], trace[v][d], place(node))
-        elif d != rank - 1 and shape(v)[d] > 1:
-            trace.freeze([trace[v][d]], node)
+        elif d != rank - 1 and shape(v)[d] > 1:  # a value for each head, one key for all
+            trace.ids.tie(trace[q][d], trace[v][d], place(node)) if shape(v)[d] == shape(q)[d] else trace.freeze([trace[v][d]], node)
     for dim, name in ((lead[-1] if lead else None, "heads"), (size, "size"), (trace[v][-1], "values")):
         trace.role(dim, node, name)
     contract(trace, size, [(k, rank - 1), (q, rank - 1)], node)
