@@ -123,12 +123,16 @@ def merged(model: nn.Module, *, copied: bool = False) -> nn.Module:
     model = model if copied else copy.deepcopy(model)
     before = torch.get_default_dtype()
     parameter = next(model.parameters())
+    trained = {name for name, one in model.named_parameters() if one.requires_grad}
     torch.set_default_dtype(parameter.dtype)  # the hooks make their layers with the defaults
     try:
         with parameter.device, torch.no_grad():
             _merge_children(model)
     finally:
         torch.set_default_dtype(before)
+    for name, one in model.named_parameters():
+        if name in trained:  # timm's hooks also detach what they don't merge, such as squeeze-and-excite
+            one.requires_grad_()
     return model
 
 
