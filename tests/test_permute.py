@@ -12,7 +12,7 @@ import pas
 from pas.surgery.permute import permute
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "mobilenetv3_small_100", "densenet121", "nf_regnet_b0", "convnext_atto"])
+@pytest.mark.parametrize("name", ["repvgg_a0", "nf_regnet_b0", "convnext_atto"])
 def test_another_order_computes_the_same(name: str) -> None:
     model, x = randomised(name, 64, seed=0)
     signature = pas.signature(model, x)
