@@ -99,6 +99,26 @@ def test_gates_of_a_sum_of_weights_get_their_own_gradients() -> None:
     assert error(expected, gates.value.grad) < 1e-12
 
 
+def test_three_of_anything_is_no_batch() -> None:
+    """Three scales of a table of 50 places, projected from 6 to 12 and from 12 to 4 channels, are computed once for all examples, not once
+    for each: 3 * 50 * (6 * 12 + 12 * 4) multiply-adds, and 5 * 4 * 2 for each example.
+    """
+
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place, self.more, self.a = nn.Linear(6, 12), nn.Linear(12, 4), nn.Linear(4, 2)
+            self.register_buffer("table", torch.randn(1, 50, 6))
+            self.register_buffer("scales", torch.randn(3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            places = self.more(self.place(self.table.expand(3, -1, -1) * self.scales).relu()).mean((0, 1))
+            return self.a(x + places)
+
+    signature = pas.signature(Scales(), torch.randn(1, 5, 4))
+    assert pas.cost.macs(signature, signature.dense()) == 3 * 50 * (6 * 12 + 12 * 4) + 5 * 4 * 2
+
+
 def test_complex_weights_stay_complex() -> None:
     class Filter(nn.Module):
         def __init__(self) -> None:
