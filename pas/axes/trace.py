@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from pas.axes.batched import batched
 from pas.axes.capture import BATCH, Program, owner, place, shape
 from pas.axes.ids import Dim, Ids, merge
 from pas.axes.reshape import regroup
@@ -77,15 +78,10 @@ class Trace:
         self.origins: dict[tuple[fx.Node, int], frozenset[tuple[str, int]] | None] = {}
         self.groups: dict[str, Dim] = {}
         self._position = {node: i for i, node in enumerate(program.graph.nodes)}
-        self.batched = set(program.inputs)
+        self.batched = batched(program)
         self.written: set[fx.Node] = set()
         for node in program.graph.nodes:
-            if not self.batched.isdisjoint(node.all_input_nodes):
-                self.batched.add(node)
             self._note_writing(node)
-        for node in program.graph.nodes:
-            if node not in self.batched and _as_many_as_the_batch(node):
-                self.batched |= self._for_each_example(node)
 
     def __getitem__(self, node: fx.Node) -> Type:
         """The type of a node. A parameter met for the first time gets fresh ids in every dimension that could be an
@@ -98,22 +94,6 @@ class Trace:
             late = self._position[node] + len(self._position)  # what its channels are tied to has a better name
             self.types[node] = tuple(self.ids.fresh(n, name, late) if n > 1 and free else None for n in shape(node))
         return self.types[node]
-
-    def _for_each_example(self, node: fx.Node) -> set[fx.Node]:
-        """A tensor of as many rows as there are examples, and what is made of it, if that ever meets the examples row by row: else these
-        are as many by chance.
-        """
-        made, front, meets = {node}, [node], False
-        while front:
-            one = front.pop()
-            for user in one.users:
-                if user not in self.batched and user.op == "call_function":
-                    front += [user] if user not in made else []
-                    made.add(user)
-                elif user in self.batched:
-                    others = [other for other in user.all_input_nodes if other in self.batched]
-                    meets |= any(_rows(other) == _rows(one) and _rows(one) % BATCH == 0 for other in others)
-        return made if meets else set()
 
     def _note_writing(self, node: fx.Node) -> None:
         """An operator that writes into a view changes the whole tensor, which later nodes read under its old name."""
@@ -252,20 +232,6 @@ class Trace:
         """The list of sizes that a reshape is given counts these dimensions; one that depends on the batch is left to torch."""
         for index, (dim, size) in enumerate(zip(dims, node.meta["val"].shape, strict=True)):
             self.constant(node, 1, index, dim if isinstance(size, int) else None)
-
-
-def _rows(node: fx.Node) -> int:
-    """The size of the first dimension; 1 for what isn't a tensor, or a single number."""
-    return (*shape(node), 1)[0] if isinstance(node.meta.get("val"), torch.Tensor) else 1
-
-
-def _as_many_as_the_batch(node: fx.Node) -> bool:
-    """A tensor of as many rows as there are examples, such as a class token or a table of positions that is repeated."""
-    if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor) or shape(node)[:1] != (BATCH,):
-        return False
-    repeats = getattr(node.target, "overloadpacket", None) in (torch.ops.aten.expand, torch.ops.aten.repeat, torch.ops.aten.tile)
-    source = node.all_input_nodes
-    return not source or (repeats and (len(shape(source[0])) < len(shape(node)) or shape(source[0])[0] == 1))
 
 
 def _label(node: fx.Node, role: str) -> str:
