@@ -39,9 +39,11 @@ class Architecture:
         Raises PasError for an unknown axis, no channels at all, or an index outside of the axis.
         """
         if axis not in self.sizes:
-            near = difflib.get_close_matches(axis, self.sizes, n=3)
+            near = difflib.get_close_matches(axis, self.sizes, n=3) or [name for name in self.sizes if axis in name][:3]
             hint = f"; near: {', '.join(near)}" if near else f"; axes: {', '.join(list(self.sizes)[:5])}, ..."
             raise PasError(f"no prunable axis {axis!r}{hint}")
+        if isinstance(indices, int):
+            raise PasError(f"axis {axis!r}: channels are listed, such as range({indices}) for the first {indices}")
         listed = [int(i) for i in indices]
         if len(set(listed)) != len(listed):
             raise PasError(f"axis {axis!r}: an index is listed twice")

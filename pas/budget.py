@@ -87,7 +87,7 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
             share = math.ceil(1e4 * least / dense) / 1e4  # rounded up, so that what is named here isn't refused in turn
             raise PasError(
                 f"budget.{kind}={amount}: {human(target)} can't be reached; the smallest possible is {least} "
-                f"({share:.4f} of the dense {human(dense)}) with the minimum widths and {len(frozen)} frozen axes"
+                f"({share:.4f} of the dense {human(dense)}) with the minimum widths (min_width, round_to) and {len(frozen)} frozen axes"
                 + _held(cost, smallest, frozen)
             )
         found.append(Limit(kind, cost, dense, target))

@@ -181,6 +181,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from pas import inspection
 
+    if options.svg is not None:
+        from pas.report.figures import checked
+
+        checked(options.svg)
     name = options.entry or options.onnx or options.model
     how = inspection.inspect_entry if options.entry else inspection.inspect_onnx if options.onnx else inspection.inspect
     found = how(name, image_size=options.image_size, num_classes=options.num_classes, in_chans=options.in_chans)
@@ -194,6 +198,7 @@ def _inspect(options: argparse.Namespace) -> int:
         from pas.report.drawing import draw
 
         draw(found, options.svg, inspection.title(name, found))
+        print(f"wrote {options.svg}", file=sys.stderr)
     return 0
 
 

@@ -123,10 +123,13 @@ def show(name: str, sig: Signature, console: Console) -> None:
     for row in rows(sig):
         shares = [f"{100 * row[f'{kind}_share']:.1f} %" for kind in KINDS]
         tied = _tied(row["ties"], shown) if console.width >= 100 else ""
-        words = row["frozen"] or "; tied by ".join(filter(None, (_places(row["slots"], shown), tied)))
+        words = row["frozen"] or ("" if row["exact"] else "(norm) ") + "; tied by ".join(filter(None, (_places(row["slots"], shown), tied)))
         table.add_row(Text(row["name"]), str(row["size"]), *shares, Text(words))
     console.print(table)
     console.print("Shares overlap: a layer costs both what it reads and what it makes.", style="dim", highlight=False)
+    if not all(axis.exact for axis in sig.prunable):
+        words = "(norm): can be sliced, but a norm, a softmax or a mean over it changes with what is left."
+        console.print(words, style="dim", highlight=False)
     console.print("--axis NAME shows every weight that one axis lives in, and what ties them.", style="dim", highlight=False)
 
 

@@ -75,8 +75,8 @@ CASES = {
     Picks: ("aten.index in the network", "test_uncapturable.py, line ", "multiply by a mask"),
     Leaves: ("return torch.from_numpy(x.detach().numpy() * 2)", "with torch"),
     Unknown: ("return unknown(x)", "torch.library.register_fake"),
-    Narrow: ("Narrow doesn't run on this example", "expected input[3, 4, 6, 6] to have 8 channels", "self.head(self.b("),
-    Fixed: ("Fixed doesn't run on this example, of which it was given 3", "return x.reshape(2, 8, 6, 6)", "of any number"),
+    Narrow: ("Narrow doesn't run on 3 copies of this example", "expected input[3, 4, 6, 6] to have 8 channels", "self.head(self.b("),
+    Fixed: ("Fixed doesn't run on 3 copies of this example", "return x.reshape(2, 8, 6, 6)", "any number of them"),
 }
 
 

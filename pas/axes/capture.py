@@ -89,7 +89,7 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
         with silent():
             exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
-        raise PasError(refused(model, args, kwargs, error)) from error
+        raise PasError(refused(model, args, kwargs, error)) from None
     finally:
         for module, mode in modes:
             module.training = mode

@@ -35,8 +35,8 @@ def refused(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], err
     except Exception as own:  # whatever the network's own code raises
         batch = next((len(value) for value in [*args, *kwargs.values()] if isinstance(value, torch.Tensor) and value.dim()), 1)
         return (
-            f"{name} doesn't run on this example, of which it was given {batch}: {type(own).__name__}: {_first_line(own)}{place(own)}. "
-            "Give an example as the network takes it, of any number of images, token rows or the like."
+            f"{name} doesn't run on {batch} copies of this example: {type(own).__name__}: {_first_line(own)}{place(own)}. "
+            "Give an example as the network takes it, a tensor and not its shape; it must take any number of them."
         )
     known = (words for pattern, words in ADVICE if re.search(pattern, str(error)))
     advice = next(known, "see torch.export.export(model, (example,), strict=False)")

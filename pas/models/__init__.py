@@ -39,6 +39,8 @@ def create(
     if not timm.is_model(timm.models.get_arch_name(name)):
         near = difflib.get_close_matches(name, names(), n=4, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the known ones"
+        if name.endswith(".onnx") or ":" in name:
+            hint = "a file is given with --onnx or model.path, a function with --entry or model.entry"
         raise PasError(f"no model is called {name!r}: {hint}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args or {})
