@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pas import distributed, onnx
 from pas.architecture import Architecture
+from pas.axes.capture import forget
 from pas.config import Config
 from pas.cost.macs import macs, params
 from pas.cost.measure import Latency, latency
@@ -120,7 +121,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     exactness = {"mask_slice": _error(masked, small, images)}
     recipe = last_recipe(config, search)
     small, tuned_for = finetune(setting, small, recipe, parent.network)
-    wide = copy.deepcopy(small).cpu().double()
+    wide = forget(copy.deepcopy(small)).cpu().double()
     exactness["slice_fuse"] = _error(wide, fuse(wide), images)
     plain = _as_reloaded(fuse(small))
     top1 = setting.top1(plain, config.train.finetune.precision)
@@ -238,7 +239,7 @@ def _images(setting: Setting) -> Tensor:
 def _error(one: nn.Module, other: nn.Module, images: Tensor) -> float:
     """max |a - b| / max |a| of two networks in eval mode and fp64."""
     with torch.no_grad():
-        a, b = (copy.deepcopy(network).cpu().double().eval()(images.double()) for network in (one, other))
+        a, b = (forget(copy.deepcopy(network)).cpu().double().eval()(images.double()) for network in (one, other))
     return float((a - b).abs().max() / a.abs().max())
 
 

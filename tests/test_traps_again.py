@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import error, halves, holds, run
+from networks import error, halves, holds, randomised, run
 from torch import Tensor, nn
 
 import pas
@@ -160,3 +160,19 @@ def test_permute_leaves_the_argument_as_it_is() -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     permute(network, pas.signature(network, x), {"a": list(reversed(range(8)))})
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "tiny_vit_5m_224"])
+def test_what_a_network_remembers_of_eval_mode_is_not_copied(name: str) -> None:
+    """They keep attention biases in a dictionary from the first pass in eval mode on: of all heads, whatever is cut later."""
+    model, x = randomised(name, 224, seed=0)
+    whole = run(model, x)
+    signature = pas.signature(model, x)
+    exact = tuple(axis for axis in signature.prunable if axis.exact)
+    architecture = halves(signature, np.random.default_rng(0), exact)
+    run(model, x)
+    masked, small = pas.mask(model, signature, architecture), pas.slice(model, signature, architecture)
+    assert error(run(masked, x), run(small, x)) < 1e-10
+    orders = {axis.name: np.random.default_rng(0).permutation(axis.size).tolist() for axis in signature.prunable}
+    assert error(whole, run(permute(model, signature, orders), x)) < 1e-10
+    assert torch.equal(run(model, x), whole)

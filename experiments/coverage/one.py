@@ -97,6 +97,7 @@ def with_pas(name: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     orders = {axis.name: rng.permutation(axis.size).tolist() for axis in signature.prunable}
     row["permuted"] = error(run(model, x), run(permute(model, signature, orders), x))
+    row["rounding"] = error(run(model, x), run(model, x * (1 + 1e-15 * torch.randn_like(x))))
     exact = [axis for axis in signature.prunable if axis.exact]
     if exact:
         architecture = _halves(signature, exact, rng)

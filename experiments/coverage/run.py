@@ -25,8 +25,8 @@ RESULTS = HERE / "results"
 LIMITS = {"pas": (900, 18 << 30), "torch_pruning": (200, 9 << 30)}
 """Seconds and bytes of address space; Torch-Pruning's are those under which its failures were published."""
 
-COLUMNS = ("model", "list", "outcome", "axes", "exact", "frozen_axes", "reachable", "half", "permuted", "moved", "error", "counted", "form",
-           "export_s", "signature_s", "slice_s", "torch_pruning", "torch_pruning_half", "torch_pruning_s")  # fmt: skip
+COLUMNS = ("model", "list", "outcome", "axes", "exact", "frozen_axes", "reachable", "half", "rounding", "permuted", "moved", "error", "counted",
+           "form", "export_s", "signature_s", "slice_s", "torch_pruning", "torch_pruning_half", "torch_pruning_s")  # fmt: skip
 
 
 def networks() -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ def row(name: str, group: str) -> dict[str, Any]:
     line: dict[str, Any] = {"model": name, "list": group, "outcome": _outcome(found), "torch_pruning": _peer_outcome(peer)}
     if "macs" in found:
         line |= {key: found.get(key) for key in ("axes", "exact", "reachable", "form", "export_s", "signature_s", "slice_s")}
-        line |= {key: f"{found[key]:.1e}" for key in ("permuted", "moved", "error") if key in found}
+        line |= {key: f"{found[key]:.1e}" for key in ("rounding", "permuted", "moved", "error") if key in found}
         line |= {"frozen_axes": len(found["frozen"]), "half": round(found["macs_half"] / found["macs"], 3)}
         line["counted"] = "equal" if found["macs_half"] == found["macs_counted"] else found["macs_counted"]
     if "macs" in peer:
@@ -91,7 +91,8 @@ def _outcome(found: dict[str, Any]) -> str:
         return "not run"
     if "failed" in found:
         return str(found["failed"])
-    right = max(found["permuted"], found.get("error", 0)) < 1e-10 and found["macs_half"] == found["macs_counted"] and found["params_right"]
+    same = found["permuted"] < max(1e-10, 10 * found.get("rounding", 0)) and found.get("error", 0) < 1e-10
+    right = same and found["macs_half"] == found["macs_counted"] and found["params_right"]
     return "right" if right else "wrong"
 
 

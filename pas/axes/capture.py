@@ -84,6 +84,7 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
             **{k: spec(v) for k, v in kwargs.items()},
         }
     modes = [(module, module.training) for module in model.modules()]
+    forget(model)  # what it remembers would be constants of the graph
     model.eval()
     try:
         with silent():
@@ -93,6 +94,7 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     finally:
         for module, mode in modes:
             module.training = mode
+        forget(model)  # what it made of the exporter's tensors
     _inline(exported.graph_module)
     for node in exported.graph.nodes:
         if any(size is None for sizes in _known_shapes(node) for size in sizes):
@@ -117,6 +119,15 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
     outputs = [by_name[spec.arg.name] for spec in signature.output_specs if getattr(spec.arg, "name", "") in by_name]
     return Program(exported.graph, tensors, tuple(inputs), tuple(outputs), frozenset(signature.parameters),
                    exported.call_spec.out_spec, tied, made)  # fmt: skip
+
+
+def forget(model: nn.Module) -> nn.Module:
+    """The network itself, without what it remembers of passes in eval mode: LeViT and TinyViT keep attention biases until `train()`."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, mode in modes:
+        module.training = mode
+    return model
 
 
 def _inline(module: fx.GraphModule) -> None:

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from timm.models.byobnet import MobileOneBlock, RepVggBlock
 from torch import Tensor, nn
 
+from pas.axes.capture import forget
+
 
 class IdentityNorm(nn.BatchNorm2d):
     """The identity branch of a block whose input and output keep different channels.
@@ -99,7 +101,7 @@ def fuse(model: nn.Module) -> nn.Module:
     Ordinary convolutions keep their norms; a network without such blocks comes back as an equal copy. Other modules
     that bring timm's re-parameterisation hooks are merged by these. Mode, dtype and device stay.
     """
-    model = copy.deepcopy(model)
+    model = forget(copy.deepcopy(model))
     for path, block in list(blocks(model)):
         fused = _fused(block)
         fused.train(block.module.training)
@@ -120,7 +122,7 @@ def merged(model: nn.Module, *, copied: bool = False) -> nn.Module:
     """
     if not any(_hook(module) for path, module in model.named_modules() if path):
         return model
-    model = model if copied else copy.deepcopy(model)
+    model = model if copied else forget(copy.deepcopy(model))
     before = torch.get_default_dtype()
     parameter = next(model.parameters())
     trained = {name for name, one in model.named_parameters() if one.requires_grad}

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pas.architecture import Architecture
+from pas.axes.capture import forget
 from pas.axes.signature import Signature, rows
 from pas.surgery.forms import TypedBlock, flat_input, readers, typed_blocks
 from pas.surgery.fuse import IdentityNorm, merged
@@ -22,7 +23,7 @@ def mask(model: nn.Module, signature: Signature, architecture: Architecture) -> 
     Raises PasError when the architecture belongs to another network.
     """
     keep = signature.mask(architecture)
-    model = copy.deepcopy(merged(model))
+    model = forget(copy.deepcopy(merged(model)))
     tensors = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     identities = {id(item.block.identity.weight) for item in typed_blocks(model, signature).values() if item.block.identity is not None}
     with torch.no_grad():

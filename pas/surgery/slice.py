@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pas.architecture import Architecture
-from pas.axes.capture import Example, as_arguments, rebatch
+from pas.axes.capture import Example, as_arguments, forget, rebatch
 from pas.axes.signature import Signature, rows
 from pas.errors import PasError
 from pas.surgery.attributes import retold
@@ -64,7 +64,7 @@ def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
     """A copy in eval mode whose parameters are drawn anew, always alike, and whose batch norms have statistics that suit them: which form a
     slice has must depend on the network's code alone, not on weights that are zero, nor on numbers that drown what a branch adds.
     """
-    probe = copy.deepcopy(model).eval()
+    probe = forget(copy.deepcopy(model)).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
@@ -86,7 +86,7 @@ def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
 
 def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
     """Index every parameter and buffer by the channels that stay, and tell the modules their new sizes."""
-    model = copy.deepcopy(model)
+    model = forget(copy.deepcopy(model))
     typed = typed_blocks(model, signature)
     blocked = {f"{path}.reparam_conv" if path else "reparam_conv" for path in typed}
     for path, item in typed.items():
@@ -209,7 +209,7 @@ def _real(network: nn.Module) -> torch.dtype:
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy with real numbers in this format; `nn.Module.to` would make complex ones real."""
-    network = copy.deepcopy(network)
+    network = forget(copy.deepcopy(network))
     for tensor in [*network.parameters(), *network.buffers()]:
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
