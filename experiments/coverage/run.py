@@ -25,8 +25,8 @@ RESULTS = HERE / "results"
 LIMITS = {"pas": (900, 18 << 30), "torch_pruning": (200, 9 << 30)}
 """Seconds and bytes of address space; Torch-Pruning's are those under which its failures were published."""
 
-COLUMNS = ("model", "list", "outcome", "axes", "exact", "frozen_axes", "reachable", "half", "rounding", "permuted", "moved", "error", "counted",
-           "form", "export_s", "signature_s", "slice_s", "torch_pruning", "torch_pruning_half", "torch_pruning_s")  # fmt: skip
+COLUMNS = ("model", "list", "outcome", "axes", "exact", "frozen_axes", "reachable", "half", "rounding", "permuted", "moved", "error",
+           "counted", "form", "export_s", "signature_s", "slice_s", "torch_pruning", "torch_pruning_half", "torch_pruning_s")  # fmt: skip
 
 
 def networks() -> list[tuple[str, str]]:
