@@ -28,6 +28,11 @@ def told(error: BaseException) -> str | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says first, without a full stop."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message").rstrip(".")
+
+
 def place(error: BaseException) -> str:
     """The last line of a person's own code that an error went through, " (nets.py, line 9: if x.sum() > 0:)"; "" if there is none."""
     packages = [Path(spec.origin).parent for name in ("torch", "pas") if (spec := find_spec(name)) and spec.origin]

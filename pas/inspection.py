@@ -151,13 +151,17 @@ def show_axis(sig: Signature, name: str, console: Console) -> None:
 def _tied(ties: list[str], shown: int) -> str:
     """The operators that made the channels of several layers one: the first few, and how many more."""
     found = [words.removeprefix("aten.").replace("_ in ", " in ") for words in ties]
-    return ", ".join(found[:shown]) + (f" +{len(found) - shown}" if len(found) > shown else "")
+    return _first_few(found, shown)
 
 
 def _places(slots: list[list[Any]], shown: int) -> str:
     """The weights that an axis lives in, as module[dimension]: the first few, and how many more."""
     found = [f"{_module(parameter)}[{dim}]" for parameter, dim in slots if parameter.endswith("weight")]
-    return ", ".join(found[:shown]) + (f" +{len(found) - shown}" if len(found) > shown else "")
+    return _first_few(found, shown)
+
+
+def _first_few(words: list[str], shown: int) -> str:
+    return ", ".join(words[:shown]) + (f" +{len(words) - shown}" if len(words) > shown else "")
 
 
 def _module(parameter: str) -> str:

@@ -19,7 +19,7 @@ from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig
 from pas.data import Data
-from pas.errors import PasError, place
+from pas.errors import PasError, first_line, place
 from pas.keys import dense_key
 from pas.methods import named
 from pas.parent import Parent, is_trained, read_parent, write_parent
@@ -79,10 +79,9 @@ def _refuse_logits(setting: Setting, network: nn.Module) -> None:
         with torch.no_grad():
             found = network.eval()(example)
     except Exception as error:  # whatever a person's own forward raises
-        line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
         raise PasError(
-            f"{model.label} doesn't run on an image of {setting.config.data.name}, {tuple(example.shape)}: {line}{place(error)}. "
-            f"A function for model.entry gets num_classes={classes} and in_chans={example.shape[1]}"
+            f"{model.label} doesn't run on an image of {setting.config.data.name}, {tuple(example.shape)}: "
+            f"{first_line(error)}{place(error)}. A function for model.entry gets num_classes={classes} and in_chans={example.shape[1]}"
         ) from None
     if not isinstance(found, Tensor) or found.shape != (1, classes):
         what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"

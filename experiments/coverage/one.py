@@ -96,13 +96,14 @@ def with_pas(name: str) -> dict[str, Any]:
     row["reachable"] = round(1 - macs.at(least) / row["macs"], 4)
     rng = np.random.default_rng(0)
     orders = {axis.name: rng.permutation(axis.size).tolist() for axis in signature.prunable}
-    row["permuted"] = error(run(model, x), run(permute(model, signature, orders), x))
-    row["rounding"] = error(run(model, x), run(model, x * (1 + 1e-15 * torch.randn_like(x))))
+    whole = run(model, x)
+    row["permuted"] = error(whole, run(permute(model, signature, orders), x))
+    row["rounding"] = error(whole, run(model, x * (1 + 1e-15 * torch.randn_like(x))))
     exact = [axis for axis in signature.prunable if axis.exact]
     if exact:
         architecture = _halves(signature, exact, rng)
         masked, small = pas.mask(model, signature, architecture), pas.slice(model, signature, architecture)
-        whole, off = run(model, x), run(masked, x)
+        off = run(masked, x)
         row["moved"], row["error"] = error(whole, off), error(off, run(small, x))
     architecture = _halves(signature, signature.prunable, rng)
     began = time.perf_counter()

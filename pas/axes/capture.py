@@ -83,17 +83,13 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
             **dict(zip(_argument_names(model), map(spec, args), strict=False)),
             **{k: spec(v) for k, v in kwargs.items()},
         }
-    modes = [(module, module.training) for module in model.modules()]
     forget(model)  # what it remembers would be constants of the graph
-    model.eval()
     try:
-        with silent():
+        with in_mode(model, training=False), silent():
             exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=shapes)
     except Exception as error:  # the exporter raises many kinds; each means that this network can't be captured
         raise PasError(refused(model, args, kwargs, error)) from None
     finally:
-        for module, mode in modes:
-            module.training = mode
         forget(model)  # what it made of the exporter's tensors
     _inline(exported.graph_module)
     for node in exported.graph.nodes:
@@ -123,11 +119,20 @@ def capture(model: nn.Module, example: Example, *, dynamic_batch: bool = False) 
 
 def forget(model: nn.Module) -> nn.Module:
     """The network itself, without what it remembers of passes in eval mode: LeViT and TinyViT keep attention biases until `train()`."""
+    with in_mode(model, training=True):
+        return model
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """The network in one mode; afterwards each of its modules is in its own again."""
     modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    for module, mode in modes:
-        module.training = mode
-    return model
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _inline(module: fx.GraphModule) -> None:

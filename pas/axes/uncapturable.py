@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pas.errors import place
+from pas.errors import first_line, place
 
 ADVICE = (
     (
@@ -35,12 +35,12 @@ def refused(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], err
     except Exception as own:  # whatever the network's own code raises
         batch = next((len(value) for value in [*args, *kwargs.values()] if isinstance(value, torch.Tensor) and value.dim()), 1)
         return (
-            f"{name} doesn't run on {batch} copies of this example: {type(own).__name__}: {_first_line(own)}{place(own)}. "
+            f"{name} doesn't run on {batch} copies of this example: {type(own).__name__}: {first_line(own)}{place(own)}. "
             "Give an example as the network takes it, a tensor and not its shape; it must take any number of them."
         )
     known = (words for pattern, words in ADVICE if re.search(pattern, str(error)))
     advice = next(known, "see torch.export.export(model, (example,), strict=False)")
-    return f"{name} can't be captured by torch.export: {type(error).__name__}: {_first_line(error)}{place(error)}; {advice}"
+    return f"{name} can't be captured by torch.export: {type(error).__name__}: {first_line(error)}{place(error)}; {advice}"
 
 
 def open_ended(name: str, node: fx.Node, where: str) -> str:
@@ -49,10 +49,6 @@ def open_ended(name: str, node: fx.Node, where: str) -> str:
         f"{name} can't be searched: the size of what {where} makes depends on the data{_source(node)}. "
         "Keep the size: multiply by a mask, or use torch.where or topk with a fixed number"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message").rstrip(".")
 
 
 def _source(node: fx.Node) -> str:

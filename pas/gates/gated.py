@@ -10,6 +10,7 @@ on the feature map gets, summed over its readers, and alive for a closed channel
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -123,10 +124,9 @@ class Gated(nn.Module):
     def folded(self) -> dict[str, Tensor]:
         """The weights that the forward pass sees, by name; all others are the backbone's own."""
         gates = self.gates()
-        own = {**dict(self.backbone.named_buffers()), **dict(self.backbone.named_parameters())}
         found: dict[str, Tensor] = {}
         for index, (name, dim, _) in enumerate(self._folds):
-            weight = found[name] if name in found else own[name]
+            weight = found[name] if name in found else attrgetter(name)(self.backbone)
             open_ = gates[getattr(self, f"_table{index}")]
             open_ = open_.prod(1) if open_.dim() > 1 else open_
             found[name] = _Fold.apply(weight, open_, dim)

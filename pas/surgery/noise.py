@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pas.axes.capture import BATCH, Example, as_arguments, owner, rebatch, silent
+from pas.axes.capture import BATCH, Example, as_arguments, in_mode, owner, rebatch, silent
 
 aten = torch.ops.aten
 _RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
@@ -58,16 +58,13 @@ def marked(model: nn.Module, example: Example) -> tuple[nn.Module, frozenset[str
         passed[id(module)] = passed.get(id(module), True) and len(args) == 1 and not kwargs and output is args[0]
 
     hooks = [module.register_forward_hook(watch, with_kwargs=True) for module in set(found.values())]
-    modes = [(module, module.training) for module in model.modules()]
     arguments, keywords = as_arguments(example)
     try:
-        with torch.no_grad():
-            model.eval()(*arguments, **keywords)
+        with torch.no_grad(), in_mode(model, training=False):
+            model(*arguments, **keywords)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes:
-            module.training = mode
     paths = [path for path, module in found.items() if passed.get(id(module))]
     model = copy.deepcopy(model)
     for path in paths:
