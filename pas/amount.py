@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 
-_TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKmMgG]?)\s*(?:macs?|params?|parameters)?\s*")
+_TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(?:([kKmMgG]?)\s*(?:macs?|params?|parameters)?|(%))\s*")
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
-ALLOWED = 'a share in (0, 1], a whole number, or text with a unit like "300 M"'
+ALLOWED = 'a share in (0, 1], a whole number, or text with a unit like "300 M" or "50 %"'
 
 
 def parse(amount: object) -> float | None:
     """A limit as a number: at most 1 means a share of the dense cost. None for what is no amount."""
     if isinstance(amount, str):
         match = _TEXT.fullmatch(amount)
+        if match and match[3]:
+            return float(match[1]) / 100 if 0 < float(match[1]) <= 100 else None
         number = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
         least = 1.0 if match and match[2] else 0.0  # "0.0005 k" is no share
         return number if least < number < math.inf else None

@@ -86,9 +86,9 @@ def limits(budget: Budget, signature: Signature, smallest: np.ndarray) -> Limits
             frozen = [axis for axis in signature.axes if not axis.prunable]
             share = math.ceil(1e4 * least / dense) / 1e4  # rounded up, so that what is named here isn't refused in turn
             raise PasError(
-                f"budget.{kind}={amount}: {human(target)} can't be reached; the smallest possible is {least} "
-                f"({share:.4f} of the dense {human(dense)}) with the minimum widths (min_width, round_to) and {len(frozen)} frozen axes"
-                + _held(cost, smallest, frozen)
+                f"budget.{kind}={amount}: {math.floor(target)} {kind} can't be reached; the smallest possible is {least} "
+                f"({share:.4f} of the dense {dense}) with the minimum widths (min_width, round_to)"
+                + (f"; for a share write '{number:g} %'" if 1 < number <= 100 else _held(cost, smallest, frozen))
             )
         found.append(Limit(kind, cost, dense, target))
     return Limits(tuple(found))
@@ -104,4 +104,4 @@ def _held(cost: Cost, smallest: np.ndarray, frozen: list[Axis]) -> str:
         shares.append((1 - cost.at(without) / left, axis))
     largest = sorted(shares, key=lambda one: -one[0])[:3]
     words = [f"{axis.name} with {share:.0%} of it ({axis.frozen})" for share, axis in largest if share >= 0.01]
-    return f", above all {'; '.join(words)}" if words else ""
+    return f". What stays whole has a part in that, above all {'; '.join(words)}" if words else ""

@@ -91,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     network.add_argument("--onnx", metavar="FILE", help="a network in an ONNX file, which knows its number of classes")
     inspect.add_argument("--json", action="store_true", help="as JSON")
-    inspect.add_argument("--axis", metavar="NAME", help="all of one axis: every weight that it lives in, everything that ties these")
+    inspect.add_argument("--axis", metavar="NAME",
+                         help="all of one axis, or of each that a pattern such as 'blocks.*.heads' names")  # fmt: skip
     inspect.add_argument("--svg", type=Path, metavar="FILE", help="also draw the axes and the weights between them (.svg, .png or .pdf)")
     inspect.add_argument(
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"

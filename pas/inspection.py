@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Iterable
 from typing import Any
 
@@ -128,20 +129,34 @@ def show(name: str, sig: Signature, console: Console) -> None:
     console.print(table)
     console.print("Shares overlap: a layer costs both what it reads and what it makes.", style="dim", highlight=False)
     if not all(axis.exact for axis in sig.prunable):
-        words = "(norm): can be sliced, but a norm, a softmax or a mean over it changes with what is left."
+        words = "(norm): a slice changes the statistics of a norm, softmax or mean over it."
         console.print(words, style="dim", highlight=False)
-    console.print("--axis NAME shows every weight that one axis lives in, and what ties them.", style="dim", highlight=False)
+    if any((axis.frozen or "").startswith("no rule") for axis in sig.axes):
+        words = "No rule: what such an operator reads stays whole until it gets one (README, Limits)."
+        console.print(words, style="dim", highlight=False)
+    words = "--axis NAME (or a pattern, 'blocks.*') shows all its weights, what ties them."
+    console.print(words, style="dim", highlight=False)
 
 
-def show_axis(sig: Signature, name: str, console: Console) -> None:
-    """All that is known of one axis. Raises PasError when the network has no axis of this name, with those that sound like it."""
-    names = [axis.name for axis in sig.axes]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 3, 0.3)
-        raise PasError(f"no axis {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    row = next(row for row in rows(sig) if row["name"] == name)
+def show_axis(sig: Signature, pattern: str, console: Console) -> None:
+    """All that is known of one axis, or of every one that a pattern such as ``blocks.*.heads`` names. Raises PasError when the network has
+    none, with those that sound like it.
+    """
+    found = rows(sig)
+    names = [row["name"] for row in found]
+    chosen = [row for row in found if row["name"] == pattern] or [row for row in found if fnmatch.fnmatchcase(row["name"], pattern)]
+    if not chosen:
+        near = difflib.get_close_matches(pattern, names, 3, 0.3)
+        raise PasError(f"no axis {pattern!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    for number, row in enumerate(chosen):
+        if number:
+            console.print()
+        _show_row(row, console)
+
+
+def _show_row(row: dict[str, Any], console: Console) -> None:
     state = row["frozen"] or ("prunable" if row["exact"] else "prunable; a norm over it, so that a slice isn't exactly the mask")
-    console.print(f"{name}: {row['size']} channels, {state}", style="bold", highlight=False)
+    console.print(f"{row['name']}: {row['size']} channels, {state}", style="bold", highlight=False)
     console.print(f"{100 * row['macs_share']:.1f} % of the MACs, {100 * row['params_share']:.1f} % of the parameters", highlight=False)
     for title, lines in (("lives in", [f"{parameter}[{dim}]" for parameter, dim in row["slots"]]), ("tied by", row["ties"])):
         for number, line in enumerate(lines):

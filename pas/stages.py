@@ -87,7 +87,7 @@ def _refuse_logits(setting: Setting, network: nn.Module) -> None:
         what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise PasError(
             f"{model.label} gives {what} for one image; {setting.config.data.name} has {classes} classes, so it must be "
-            f"a tensor of shape (1, {classes})"
+            f"a tensor of shape (1, {classes}). What is no classifier is searched in a loop of your own, with pas.Search"
         )
 
 

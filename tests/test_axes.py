@@ -210,7 +210,7 @@ def test_tie_against_an_untyped_dimension_freezes() -> None:
     channels = ids.fresh(4, "conv", 0)
     ids.tie(channels[:2], None, "because")
     assert set(ids.frozen()) == {1, 2}
-    assert set(ids.frozen().values()) == {"because"}
+    assert set(ids.frozen().values()) == {"because: it meets what stays whole"}
 
 
 class ScaledByWidth(nn.Module):

@@ -169,6 +169,9 @@ def test_inspect_says_what_an_axis_is_tied_to(capsys: pytest.CaptureFixture[str]
         cli.main(["inspect", "resnet18", "--axis", "conv"])
     assert left.value.code == 2
     assert "no axis 'conv'; did you mean conv1" in capsys.readouterr().err
+    several = shown(capsys, "resnet18", "--image-size", "64", "--axis", "layer[34].*.conv1")
+    found = [line.partition(":")[0] for line in several if " channels, " in line]
+    assert found == ["layer3.0.conv1", "layer3.1.conv1", "layer4.0.conv1", "layer4.1.conv1"]
 
 
 def test_inspect_draws_the_axes(capsys: pytest.CaptureFixture[str], tmp_path: Path):

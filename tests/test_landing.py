@@ -131,13 +131,14 @@ def test_unreachable_budgets_name_the_smallest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "value"), [(0.5, 0.5), ("300 M", 3e8), ("2.1G", 2.1e9), ("12e3 macs", 12e3), (7, 7.0), ("0.5", 0.5)]
+    ("amount", "value"),
+    [(0.5, 0.5), ("300 M", 3e8), ("2.1G", 2.1e9), ("12e3 macs", 12e3), (7, 7.0), ("0.5", 0.5), ("50 %", 0.5), ("100%", 1.0)],
 )
 def test_amounts(amount: float | str, value: float) -> None:
     assert parse(amount) == value
 
 
-@pytest.mark.parametrize("amount", [0, -1, "many", "5 parsecs", float("nan"), float("inf"), True, "", "0", 1.5])
+@pytest.mark.parametrize("amount", [0, -1, "many", "5 parsecs", float("nan"), float("inf"), True, "", "0", 1.5, "0 %", "101 %", "5 k %"])
 def test_bad_amounts_are_refused(amount: object) -> None:
     with pytest.raises(pas.PasError, match=r"budget\.macs"):
         Budget(macs=amount)

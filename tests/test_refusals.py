@@ -48,7 +48,8 @@ def search(folder: Path, *words: str) -> list[str]:
     [
         (["model=repvgg_nan"], "no model is called 'repvgg_nan': did you mean repvgg_nano"),
         (["budget.macs=0.0001"], "can't be reached; the smallest possible is"),
-        (["budget.macs=2"], "budget.macs=2: 2 can't be reached; the smallest possible is"),
+        (["budget.macs=2"], "budget.macs=2: 2 macs can't be reached; the smallest possible is"),
+        (["budget.macs=50"], "for a share write '50 %'"),
         (["budget.macs=300 M"], "budget.macs=300 M allows more than the dense network's"),
         (["budget.macs=1.5"], "budget.macs=1.5: must be a share in (0, 1]"),
         (["data=cifar10", "data.root=/nowhere"], "cifar10 is not (or not intact) under /nowhere: set data.root= or PAS_DATA"),

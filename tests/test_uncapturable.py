@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from networks import holds
+from rich.console import Console
 from torch import Tensor, nn
 
 import pas
+from pas import inspection
 from pas.axes.rules.elementwise import pointwise
-from pas.axes.rules.table import RULES
+from pas.axes.rules.table import RULES, rule
 
 
 class Net(nn.Module):
@@ -110,7 +114,10 @@ def test_a_custom_operator_keeps_its_channels_until_it_gets_a_rule() -> None:
     signature = pas.signature(network, images)
     assert signature.axis("a").frozen == "no rule for pas_tests.twice in the network"
     assert signature.axis("b").prunable
-    RULES[torch.ops.pas_tests.twice] = pointwise
+    console = Console(record=True, width=100, file=io.StringIO())
+    inspection.show("net", signature, console)
+    assert "No rule: what such an operator reads stays whole until it gets one" in console.export_text()
+    rule(torch.ops.pas_tests.twice)(pointwise)
     try:
         assert holds(network, (images,)).axis("a").prunable
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,40 +23,67 @@ def grouped(trace: Trace, typed: dict[str, Type]) -> tuple[tuple[Axis, ...], np.
     while True:
         resolved = {name: tuple(None if dim is None else trace.ids.resolve(dim) for dim in dims) for name, dims in typed.items()}
         slots = [Slot(name, d) for name, dims in resolved.items() for d, dim in enumerate(dims) if dim is not None]
-        members = _members(trace, resolved, slots)
-        axes, position, owner = _axes(trace, members, slots)
+        axes, position, owner = _axes(trace, _groups(trace, resolved, slots))
         if not _tie_within(trace, resolved, owner):
             return axes, position, resolved
 
 
-def _members(trace: Trace, resolved: Resolved, slots: list[Slot]) -> dict[tuple, list[int]]:
-    """Ids by what they touch: slots, each so many times, and pieces (so that no axis reaches over the end of one)."""
-    touched: dict[int, list[tuple[int, int]]] = defaultdict(list)
+class Group(NamedTuple):
+    """Ids that touch the same: where they live, why they stay whole (or None), whether a slice of them is inexact."""
+
+    lives: tuple[Slot, ...]
+    frozen: str | None
+    loose: bool
+    ids: list[int]
+
+
+def _groups(trace: Trace, resolved: Resolved, slots: list[Slot]) -> list[Group]:
+    """Ids by what they touch: slots, each so many times, and pieces (so that no axis reaches over the end of one).
+
+    All ids begin in class 0. Every slot splits off those that it touches; `steps` says of a class what it was before, and by which slot
+    it became another.
+    """
+    of, steps = np.zeros(len(trace.ids.born), dtype=np.int64), [(0, -1)]
+
+    def refine(index: int, found: np.ndarray, counts: np.ndarray) -> None:
+        most = int(counts.max(initial=0)) + 1
+        keys, inverse = np.unique(of[found] * most + counts, return_inverse=True)
+        of[found] = len(steps) + inverse
+        steps.extend((before, index) for before in (keys // most).tolist())
+
     for index, slot in enumerate(slots):
         table = resolved[slot.parameter][slot.dim]
         assert table is not None  # slots are made of tables
         found, counts = np.unique(table, return_counts=True)
-        for i, count in zip(found.tolist(), counts.tolist(), strict=True):
-            if i:
-                touched[i].append((index, count))
-    for number, part in enumerate(trace.pieces):
-        for i in np.unique(trace.ids.resolve(part)).tolist() if part is not None else ():
-            if i in touched:
-                touched[i].append((-1 - number, 1))
+        refine(index, found[found > 0], counts[found > 0])
+    for part in trace.pieces:
+        if part is not None:
+            found = np.unique(trace.ids.resolve(part))
+            found = found[of[found] > 0]
+            refine(-1, found, np.ones_like(found))
     frozen, inexact = trace.ids.frozen(), trace.ids.not_exact()
-    switched: set[int] = set()
+    switched = np.zeros(len(of), dtype=bool)
     for name, d in [*trace.readers, *trace.makers]:
         table = resolved[name][d]
-        switched |= set() if table is None else set(np.unique(table).tolist())
-    for i in touched.keys() - switched:
-        frozen.setdefault(i, "nothing reads it")
-    members: dict[tuple, list[int]] = defaultdict(list)
-    for i, touch in touched.items():
-        members[(tuple(touch), frozen.get(i), i in inexact)].append(i)
-    return members
+        if table is not None:
+            switched[table] = True
+    members: dict[tuple[int, str | None, bool], list[int]] = defaultdict(list)
+    for i in np.flatnonzero(of).tolist():
+        unread = None if switched[i] else "no weight reads it, so that a gate would do nothing"
+        members[(int(of[i]), frozen.get(i, unread), i in inexact)].append(i)
+    return [Group(_lives(steps, one, slots), reason, loose, ids) for (one, reason, loose), ids in members.items()]
 
 
-def _axes(trace: Trace, members: dict[tuple, list[int]], slots: list[Slot]) -> tuple[tuple[Axis, ...], np.ndarray, np.ndarray]:
+def _lives(steps: list[tuple[int, int]], one: int, slots: list[Slot]) -> tuple[Slot, ...]:
+    """The slots that a class of ids touches, in their order."""
+    indices = []
+    while one:
+        one, index = steps[one]
+        indices.append(index)
+    return tuple(slots[index] for index in reversed(indices) if index >= 0)
+
+
+def _axes(trace: Trace, groups: list[Group]) -> tuple[tuple[Axis, ...], np.ndarray, np.ndarray]:
     """The axes, the position of each id among all channels, and the number of its axis."""
     ids, first_born = trace.ids, trace.ids.eldest()
     ties, roles = ids.ties(), _roles(trace)
@@ -63,10 +91,8 @@ def _axes(trace: Trace, members: dict[tuple, list[int]], slots: list[Slot]) -> t
     axes: list[Axis] = []
     names: dict[str, int] = defaultdict(int)
     start = 1
-    for (touch, reason, loose), group in sorted(members.items(), key=lambda item: min(first_born[i] for i in item[1])):
-        group.sort()
+    for lives, reason, loose, group in sorted(groups, key=lambda one: min(first_born[i] for i in one.ids)):
         _, first = min(first_born[i] for i in group)
-        lives = tuple(slots[index] for index, _ in touch if index >= 0)
         if reason is None and len(group) == 1:
             reason = "it has a single channel"
         label = ids.label[first]

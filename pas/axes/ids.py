@@ -64,10 +64,11 @@ class Ids:
     def tie(self, a: Dim, b: Dim, reason: str) -> None:
         """Element i of `a` stays exactly when element i of `b` does. Against an untyped dimension both stay whole."""
         if a is None or b is None:
-            self.freeze(a if b is None else b, reason)
+            self.freeze(a if b is None else b, f"{reason}: it meets what stays whole")
             return
         if a.shape[0] != b.shape[0]:
             raise ValueError(f"tie of {a.shape[0]} elements with {b.shape[0]}: {reason}")
+        odd = f"{reason}: it meets channels that don't match it one to one"
         while True:
             a, b = self.resolve(a), self.resolve(b)
             a, b = _without_common(a, b)
@@ -78,8 +79,8 @@ class Ids:
             self._ties.append((a, reason))
             empty = ~a.any(1) | ~b.any(1)  # one side always stays
             if empty.any():
-                self.freeze(a[empty], reason)
-                self.freeze(b[empty], reason)
+                self.freeze(a[empty], odd)
+                self.freeze(b[empty], odd)
                 a, b = a[~empty], b[~empty]
                 if not len(a):
                     return
@@ -97,8 +98,8 @@ class Ids:
                     self._union(a[both, c], b[both, c])
                 for side, other in ((a, b), (b, a)):
                     alone = side[:, :k] * (other[:, :k] == 0)
-                    self.freeze(alone, reason)
-                    self.freeze(side[:, k:], reason) if side.shape[1] > k else None
+                    self.freeze(alone, odd)
+                    self.freeze(side[:, k:], odd) if side.shape[1] > k else None
                 return
 
     def split(self, table: Dim, n: int, m: int, labels: tuple[str, str], reason: str) -> tuple[Dim, Dim]:
@@ -128,10 +129,11 @@ class Ids:
 
     def eldest(self) -> dict[int, tuple[int, int]]:
         """Representative id -> (birth, id) of the eldest among those that it stands for, which gives them their name."""
-        found: dict[int, tuple[int, int]] = {}
-        for i, root in enumerate(self._find(np.arange(len(self.born))).tolist()):
-            found[root] = min(found.get(root, (self.born[i], i)), (self.born[i], i))
-        return found
+        born = np.asarray(self.born)
+        order = np.argsort(born, kind="stable")
+        roots, first = np.unique(self._find(order), return_index=True)
+        eldest = order[first]
+        return dict(zip(roots.tolist(), zip(born[eldest].tolist(), eldest.tolist(), strict=True), strict=True))
 
     def frozen(self) -> dict[int, str]:
         """Representative id -> why it stays whole."""

@@ -146,10 +146,10 @@ class Trace:
         """`Ids.split` with labels that name this node's module."""
         return self.ids.split(dim, n, m, (_label(node, roles[0]), _label(node, roles[1])), place(node))
 
-    def freeze(self, dims: Iterable[Dim], node: fx.Node) -> None:
-        """Keep dimensions whole, because this node can't follow them."""
+    def freeze(self, dims: Iterable[Dim], node: fx.Node, why: str) -> None:
+        """Keep dimensions whole, because this node can't follow them; `why` in a few words for a person."""
         for dim in dims:
-            self.ids.freeze(dim, place(node))
+            self.ids.freeze(dim, f"{place(node)}: {why}")
 
     def constrain(self, tensor: fx.Node, dims: Type, node: fx.Node) -> None:
         """The dimensions of a parameter (or of a computed tensor) are these; one of size 1 may stand for all of them."""
@@ -198,7 +198,7 @@ class Trace:
         out: list[Dim] = [None] * len(new)
         for olds, news in regroup(old, new):
             if not olds or not news:
-                self.freeze([source[d] for d in olds], node)
+                self.freeze([source[d] for d in olds], node, "no factor of one size is one of the other")
                 continue
             merged, size = source[olds[0]], old[olds[0]]
             for d in olds[1:]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Arc, Patch
 
 from pas.axes.signature import Axis, Signature
@@ -33,7 +34,8 @@ def draw(signature: Signature, path: Path, title: str) -> Path:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     shown = [colour for colour in KINDS if any(_colour(axis) == colour for axis in axes)]
     handles = [Patch(color=colour, label=KINDS[colour]) for colour in shown]
-    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    arc = Line2D([], [], color=INK, lw=1.5, alpha=0.55, label="a weight between two axes, wider for more numbers; bars: root of the size")
+    figure.legend(handles=[*handles, arc], loc="outside lower left", ncols=2, frameon=False, fontsize=8)
     return save(figure, path)
 
 
@@ -57,12 +59,15 @@ def weights_between(signature: Signature, axes: list[Axis]) -> dict[tuple[int, i
 
 
 def _arcs(panel: Axes, arcs: dict[tuple[int, int], int]) -> None:
+    """Paler and thinner where an axis has many, as a residual stream has, so that its fan doesn't become one black wedge."""
     most, longest = max(arcs.values(), default=1), max((abs(a - b) for a, b in arcs), default=1)
+    fans = Counter(end for pair in arcs for end in pair)
     for (a, b), count in arcs.items():
         span = abs(a - b)
         height = 2 * (0.15 + 0.85 * span / longest)
-        width = 0.4 + 2.2 * (count / most) ** 0.5
-        panel.add_patch(Arc(((a + b) / 2, 0), span, height, theta1=0, theta2=180, color=INK, lw=width, alpha=0.55))
+        crowd = min(1.0, 6 / max(fans[a], fans[b]))
+        width = (0.4 + 2.2 * (count / most) ** 0.5) * max(0.3, crowd)
+        panel.add_patch(Arc(((a + b) / 2, 0), span, height, theta1=0, theta2=180, color=INK, lw=width, alpha=0.2 + 0.35 * crowd))
     panel.set_ylim(0, 1.08)
     panel.axis("off")
 

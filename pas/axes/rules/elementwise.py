@@ -72,9 +72,9 @@ def pool(trace: Trace, node: fx.Node) -> Type:
     packet = getattr(node.target, "overloadpacket", None)
     space = len(source) - 2 if packet is aten.grid_sampler else _space(node)
     lead = len(source) - space
-    trace.freeze(source[lead:], node)
+    trace.freeze(source[lead:], node, "it is pooled or resized along it")
     for extra in trace.tensor_arguments(node)[1:]:
-        trace.freeze(trace[extra], node)
+        trace.freeze(trace[extra], node, "places to read from")
     return source[:lead] + (None,) * space
 
 

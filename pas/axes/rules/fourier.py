@@ -58,6 +58,6 @@ def _whole(trace: Trace, node: fx.Node, dims: list[int] | range) -> Type:
     """The type of the first argument, these dimensions frozen."""
     source = list(trace[trace.arguments(node, 1)[0]])
     for dim in dims:
-        trace.freeze([source[dim]], node)
+        trace.freeze([source[dim]], node, "frequencies of it")
         source[dim] = None
     return tuple(source)

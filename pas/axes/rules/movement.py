@@ -113,7 +113,7 @@ def repeat_interleave(trace: Trace, node: fx.Node) -> Type:
     x, times, dim = trace.arguments(node, 3)
     if not isinstance(times, int) or dim is None:
         for tensor in trace.tensor_arguments(node):
-            trace.freeze(trace[tensor], node)
+            trace.freeze(trace[tensor], node, "repeated by numbers that are data")
         return (None,) * len(shape(node))
     source = list(trace[x])
     source[dim] = merge(source[dim], None, shape(x)[dim], times)
@@ -127,7 +127,7 @@ def turn_round(trace: Trace, node: fx.Node) -> Type:
     source = list(trace[x])
     dims = trace.arguments(node, 3)[-1 if getattr(node.target, "overloadpacket", None) is not aten.flip else 1]
     for d in range(len(source)) if not dims else [dims] if isinstance(dims, int) else dims:
-        trace.freeze([source[d]], node)
+        trace.freeze([source[d]], node, "another order along it")
         source[d] = None
     return tuple(source)
 
@@ -138,11 +138,11 @@ def pixel_shuffle(trace: Trace, node: fx.Node) -> Type:
     x, factor = trace.arguments(node, 2)
     *lead, channels, height, width = trace[x]
     square = factor * factor
-    trace.freeze([height, width], node)
+    trace.freeze([height, width], node, "space and channels are mixed")
     if getattr(node.target, "overloadpacket", None) is aten.pixel_unshuffle:
         return (*lead, merge(channels, None, shape(x)[-3], square), None, None)
     kept, inner = trace.split(channels, shape(x)[-3] // square, square, node, ("channels", "shuffle"))
-    trace.freeze([inner], node)
+    trace.freeze([inner], node, "space and channels are mixed")
     return (*lead, kept, None, None)
 
 
@@ -151,7 +151,7 @@ def unfold_image(trace: Trace, node: fx.Node) -> Type:
     """Patches, (N, C, H, W) -> (N, C k k, L)."""
     x, kernel = trace.arguments(node, 2)
     source = trace[x]
-    trace.freeze(source[2:], node)
+    trace.freeze(source[2:], node, "windows along it")
     return (source[0], merge(source[1], None, shape(x)[1], math.prod(kernel)), None)
 
 
@@ -161,7 +161,7 @@ def fold_image(trace: Trace, node: fx.Node) -> Type:
     x, _, kernel = trace.arguments(node, 3)
     source, area = trace[x], math.prod(kernel)
     channels, inner = trace.split(source[1], shape(x)[1] // area, area, node, ("channels", "patch"))
-    trace.freeze([inner, source[2]], node)
+    trace.freeze([inner, source[2]], node, "windows along it")
     return (source[0], channels, None, None)
 
 
@@ -170,7 +170,7 @@ def unfold(trace: Trace, node: fx.Node) -> Type:
     """Windows over one dimension, which stays whole; a new dimension comes last."""
     x, dim = trace.arguments(node, 2)
     source = list(trace[x])
-    trace.freeze([source[dim]], node)
+    trace.freeze([source[dim]], node, "windows along it")
     source[dim] = None
     return (*source, None)
 

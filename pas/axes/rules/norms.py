@@ -79,7 +79,7 @@ def softmax(trace: Trace, node: fx.Node) -> Type:
     x, dim = trace.arguments(node, 2)
     packet = getattr(node.target, "overloadpacket", None)
     if packet in (aten.cumsum, aten.logcumsumexp):
-        trace.freeze([trace[x][dim]], node)
+        trace.freeze([trace[x][dim]], node, "a sum up to each place")
     else:
         _over(trace, [trace[x][dim]])
     return trace[x]
@@ -105,7 +105,7 @@ def reduce(trace: Trace, node: fx.Node) -> Type:
     elif packet is aten.sum:
         _summed(trace, node, source, gone)
     else:
-        trace.freeze([source[d] for d in gone], node)
+        trace.freeze([source[d] for d in gone], node, "a product or a test over it")
     return _without(source, gone, _keeps(trace, node))
 
 
@@ -131,7 +131,7 @@ def pick(trace: Trace, node: fx.Node) -> Type:
     if packet in (aten.max, aten.min) and not any(user.users for user in places):
         _over(trace, [source[d] for d in gone])
     else:
-        trace.freeze([source[d] for d in gone], node)
+        trace.freeze([source[d] for d in gone], node, "which channel is largest matters")
     same = len(shape(node)) == len(source)
     out = _without(source, gone, same)
     trace.many[node] = (out, out)

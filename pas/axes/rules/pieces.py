@@ -53,7 +53,7 @@ def pad(trace: Trace, node: fx.Node) -> Type:
         if out[d] is None or not (left or right):
             continue
         if copied or left < 0 or right < 0:
-            trace.freeze([out[d]], node)
+            trace.freeze([out[d]], node, "padded or cut by copies")
             out[d] = None
             continue
         pieces = [
@@ -95,7 +95,7 @@ def narrow(trace: Trace, node: fx.Node) -> Type:
     start = 0 if bounds[0] is None else _index(bounds[0], size)
     stop = start + bounds[1] if packet is aten.narrow else size if bounds[1] is None else _index(bounds[1], size)
     if step > 1 and (size % step or stop != size or start >= step):
-        trace.freeze([table], node)
+        trace.freeze([table], node, "a step that leaves a rest")
         source[dim] = None
     elif step > 1:
         for offset in range(1, step):
@@ -114,7 +114,7 @@ def select(trace: Trace, node: fx.Node) -> Type:
     x, dim, _ = trace.arguments(node, 3)
     source = trace[x]
     dim %= len(source)
-    trace.freeze([source[dim]], node)
+    trace.freeze([source[dim]], node, "single channels are read")
     return (*source[:dim], *source[dim + 1 :])
 
 
@@ -124,7 +124,7 @@ def unbind(trace: Trace, node: fx.Node) -> Type:
     x, dim = trace.arguments(node, 2)
     source = trace[x]
     dim = (dim or 0) % len(source)
-    trace.freeze([source[dim]], node)
+    trace.freeze([source[dim]], node, "single channels are read")
     trace.many[node] = ((*source[:dim], *source[dim + 1 :]),) * shape(x)[dim]
     return trace.many[node][0]
 
@@ -146,12 +146,12 @@ def index(trace: Trace, node: fx.Node) -> Type:
     places = [d for d, one in enumerate(indices) if one is not None]
     for one in indices:
         if isinstance(one, fx.Node):
-            trace.freeze(trace[one], node)
+            trace.freeze(trace[one], node, "places to read from")
     rank = max(len(shape(indices[d])) for d in places)
     if any(indices[d].meta["val"].dtype is torch.bool for d in places):
-        trace.freeze(source, node)
+        trace.freeze(source, node, "read where a mask holds")
         return (None,) * len(shape(node))
-    trace.freeze([source[d] for d in places], node)
+    trace.freeze([source[d] for d in places], node, "read by places")
     new: Type = (None,) * rank
     rest = [dim for d, dim in enumerate(source) if d not in places]
     together = places == list(range(places[0], places[-1] + 1))
@@ -164,7 +164,7 @@ def index_select(trace: Trace, node: fx.Node) -> Type:
     """Places of a dimension, which stays whole."""
     x, dim, places = trace.arguments(node, 3)
     source = list(trace[x])
-    trace.freeze([source[dim], *trace[places]], node)
+    trace.freeze([source[dim], *trace[places]], node, "read by places")
     source[dim] = None
     return tuple(source)
 
@@ -174,13 +174,13 @@ def gather(trace: Trace, node: fx.Node) -> Type:
     """Places that differ from row to row: the dimension stays whole, the others are those of the index, too."""
     x, dim, places = trace.arguments(node, 3)
     dim %= len(shape(x))
-    trace.freeze([trace[x][dim], trace[places][dim]], node)
+    trace.freeze([trace[x][dim], trace[places][dim]], node, "read by places")
     out: list[Dim] = []
     for d, (a, b) in enumerate(zip(trace[x], trace[places], strict=True)):
         if d != dim and shape(x)[d] == shape(places)[d]:
             trace.ids.tie(a, b, place(node))
         elif d != dim:
-            trace.freeze([a, b], node)
+            trace.freeze([a, b], node, "read in part")
             a = None
         out.append(None if d == dim else a)
     return tuple(out)
@@ -191,7 +191,7 @@ def embedding(trace: Trace, node: fx.Node) -> Type:
     """Rows of a table; its columns are channels."""
     table, places = trace.arguments(node, 2)
     trace.constrain(table, (trace.fresh(shape(table)[0], node, "rows"), trace.fresh(shape(table)[1], node)), node)
-    trace.freeze([trace[table][0], *trace[places]], node)
+    trace.freeze([trace[table][0], *trace[places]], node, "rows read by number")
     return (*trace[places], trace[table][1])
 
 
@@ -202,23 +202,23 @@ def scatter(trace: Trace, node: fx.Node) -> Type:
     x, dim, places, source = trace.arguments(node, 4)
     rank = len(shape(x))
     dim %= rank
-    trace.freeze([trace[x][dim]], node)
+    trace.freeze([trace[x][dim]], node, "written by places")
     if len(shape(places)) == rank:  # places of their own for every channel
-        trace.freeze([trace[places][dim]], node)
+        trace.freeze([trace[places][dim]], node, "written by places")
         for d in range(rank):
             if d != dim and shape(places)[d] == shape(x)[d]:
                 trace.ids.tie(trace[x][d], trace[places][d], place(node))
             elif d != dim:
-                trace.freeze([trace[x][d], trace[places][d]], node)
+                trace.freeze([trace[x][d], trace[places][d]], node, "written in part")
     else:
-        trace.freeze(trace[places], node)
+        trace.freeze(trace[places], node, "written by places")
     if isinstance(source, fx.Node) and len(shape(source)) == rank:
-        trace.freeze([trace[source][dim]], node)
+        trace.freeze([trace[source][dim]], node, "written by places")
         for d in range(rank):
             if d != dim and shape(source)[d] == shape(x)[d]:
                 trace.ids.tie(trace[x][d], trace[source][d], place(node))
             elif d != dim:
-                trace.freeze([trace[x][d], trace[source][d]], node)
+                trace.freeze([trace[x][d], trace[source][d]], node, "written in part")
     return tuple(None if d == dim else t for d, t in enumerate(trace[x]))
 
 
@@ -237,7 +237,7 @@ def filled(trace: Trace, node: fx.Node) -> Type:
 def made(trace: Trace, node: fx.Node) -> Type:
     """Made by the code, with a value for every place: nothing of it can be sliced."""
     for tensor in trace.tensor_arguments(node):
-        trace.freeze(trace[tensor], node)
+        trace.freeze(trace[tensor], node, "its values depend on the size")
     several = shapes(node)
     trace.many[node] = tuple((None,) * len(sizes) for sizes in several)
     return trace.many[node][0]
@@ -249,7 +249,7 @@ def _part(trace: Trace, node: fx.Node, table: Dim, start: int, stop: int) -> Dim
         return None
     part = table[start:stop]
     if len(part) == 1:
-        trace.freeze([part], node)
+        trace.freeze([part], node, "a part of one channel")
     else:
         trace.pieces.append(part)
     return part

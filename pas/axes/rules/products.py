@@ -32,7 +32,7 @@ def convolution(trace: Trace, node: fx.Node) -> Type:
     out, per_group = shape(w)[:2]
     source = trace[x]
     if len(shape(x)) == len(shape(w)) - 1:  # a single image without a batch
-        trace.freeze(source, node)
+        trace.freeze(source, node, "one image without a batch")
         source = (None, *source)
     if groups == 1:
         reads, outer = source[1], trace.fresh(out, node)
@@ -44,7 +44,7 @@ def convolution(trace: Trace, node: fx.Node) -> Type:
         if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
             trace.constant(node, 6, None, group)  # no convolution module holds this number: the code does
     space = tuple(dim if one else None for dim, one in zip(source[2:], _untouched(shape(w)[2:], *rest[:2]), strict=True))
-    trace.freeze([dim for dim, stays in zip(source[2:], space, strict=True) if stays is None], node)
+    trace.freeze([dim for dim, stays in zip(source[2:], space, strict=True) if stays is None], node, "a convolution along it")
     trace.constrain(w, (outer, reads) + (None,) * len(space), node)
     if bias is not None:
         trace.constrain(bias, (outer,), node)
@@ -79,7 +79,7 @@ def transposed_convolution(trace: Trace, node: fx.Node) -> Type:
         trace.groups[trace.tensor_name(w)] = group
         if trace.tensor_name(w) != f"{owner(node)}.weight" or trace.tensor_name(w) not in trace.program.parameters:
             trace.constant(node, 6, None, group)
-    trace.freeze(source[2:], node)
+    trace.freeze(source[2:], node, "a convolution along it")
     trace.constrain(w, (source[1], made) + (None,) * (len(shape(w)) - 2), node)
     if bias is not None:
         trace.constrain(bias, (outer,), node)
@@ -95,7 +95,7 @@ def linear(trace: Trace, node: fx.Node) -> Type:
     x, w, bias = trace.arguments(node, 3)
     source = trace[x]
     if len(shape(w)) == 1:  # a single result, without a dimension of its own
-        trace.freeze([source[-1], *trace[w]], node)
+        trace.freeze([source[-1], *trace[w]], node, "a product with a vector")
         return source[:-1]
     out, inner = shape(w)
     outer = trace.fresh(out, node)
@@ -163,7 +163,7 @@ def einsum(trace: Trace, node: fx.Node) -> Type:
     macs = counted(node)
     if not plain or macs != math.prod(full.values()):  # what torch does with them isn't one matrix product
         for tensor in tensors:
-            trace.freeze(trace[tensor], node)
+            trace.freeze(trace[tensor], node, "more than one matrix product")
         if macs:
             trace.macs(node, macs, (), ())
         return (None,) * len(shape(node))
@@ -197,15 +197,17 @@ def attention(trace: Trace, node: fx.Node) -> Type:
         if d != rank - 2 and shape(k)[d] == shape(q)[d]:
             trace.ids.tie(trace[q][d], trace[k][d], place(node))
         elif d != rank - 2 and shape(k)[d] > 1:  # fewer heads for keys and values than for queries, and not one for all
-            trace.freeze([trace[q][d], trace[k][d]], node)
+            trace.freeze([trace[q][d], trace[k][d]], node, "several heads share a key")
         if d != rank - 1 and shape(v)[d] == shape(k)[d]:
             trace.ids.tie(trace[k][d], trace[v][d], place(node))
-        elif d != rank - 1 and shape(v)[d] > 1:  # a value for each head, one key for all
-            trace.ids.tie(trace[q][d], trace[v][d], place(node)) if shape(v)[d] == shape(q)[d] else trace.freeze([trace[v][d]], node)
+        elif d != rank - 1 and shape(v)[d] == shape(q)[d] > 1:  # a value for each head, one key for all
+            trace.ids.tie(trace[q][d], trace[v][d], place(node))
+        elif d != rank - 1 and shape(v)[d] > 1:
+            trace.freeze([trace[v][d]], node, "several heads share a value")
     for dim, name in ((lead[-1] if lead else None, "heads"), (size, "size"), (trace[v][-1], "values")):
         trace.role(dim, node, name)
     contract(trace, size, [(k, rank - 1), (q, rank - 1)], node)
-    trace.freeze([columns], node)
+    trace.freeze([columns], node, "what is attended to")
     if isinstance(mask, fx.Node):
         have = [((*lead, rows, columns), (*shape(q)[:-1], shape(k)[-2])), (trace[mask], shape(mask))]
         trace.broadcast_dims(have, node)

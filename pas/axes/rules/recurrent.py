@@ -31,7 +31,7 @@ def recurrent(trace: Trace, node: fx.Node) -> Type:
     states = list(states) if isinstance(states, (list, tuple)) else [states]
     if not isinstance(layers, int):  # packed sequences have other arguments
         for tensor in trace.tensor_arguments(node):
-            trace.freeze(trace[tensor], node)
+            trace.freeze(trace[tensor], node, "a packed sequence")
         return (None,) * len(shape(node))
     directions = 2 if both else 1
     per = len(weights) // (layers * directions)
@@ -73,7 +73,7 @@ def recurrent(trace: Trace, node: fx.Node) -> Type:
                 trace.ids.tie(group[0], one, place(node))
     for state, group in zip(states, (shown, hidden), strict=False):
         if isinstance(state, fx.Node):
-            trace.freeze(trace[state][:-1], node)  # a layer and direction each, and an example each
+            trace.freeze(trace[state][:-1], node, "layers and examples")  # a layer and direction each, and an example each
             for one in group:
                 trace.ids.tie(trace[state][-1], one, place(node))
     result = (*lead, source)
