@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain, count
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,25 +52,39 @@ def rebuild(model: nn.Module, small: nn.Module, signature: Signature, architectu
     marks, vanishing = marked(model, signature.example)
     dynamic = infer(marks, signature.example, dynamic_batch=True)
     dropouts = attention_dropout(model, signature.example, dynamic.program.graph)
-    keep = dynamic.mask(architecture)
+    return assemble(model, small, dynamic, dynamic.mask(architecture), vanishing, dropouts)
+
+
+def assemble(
+    model: nn.Module,
+    small: nn.Module,
+    captured: Signature,
+    keep: np.ndarray,
+    vanishing: Collection[str] = (),
+    dropouts: Mapping[fx.Node, float] = MappingProxyType({}),
+) -> fx.GraphModule:
+    """The graph that a signature of `model` holds, for the number of examples that it was captured with, over the tensors of `small`.
+
+    `vanishing`: modules that drop whole paths in training. `dropouts`: the probabilities inside attentions.
+    """
     root = copy.deepcopy(small)
     modules = dict(root.named_modules())
     graph, values = fx.Graph(), {}
-    for name, tensor in dynamic.program.constants.items():
+    for name, tensor in captured.program.constants.items():
         _hold(root, name, tensor.detach().clone())
-    constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in dynamic.constants}
-    orders = {turned.node: (number, turned) for number, turned in enumerate(dynamic.shuffles)}
-    inside = {node for turned in dynamic.shuffles for node in _steps(turned)}
+    constants = {(c.node, c.argument, c.index): int(rows(c.dim, keep, 0).sum()) for c in captured.constants}
+    orders = {turned.node: (number, turned) for number, turned in enumerate(captured.shuffles)}
+    inside = {node for turned in captured.shuffles for node in _steps(turned)}
     names = list(inspect.signature(model.forward).parameters)  # an example of keywords may have another order
-    for node in sorted(dynamic.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
+    for node in sorted(captured.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
         values[node] = graph.placeholder(node.name)
-    for node in dynamic.program.graph.nodes:
-        if node in values or node in inside or node in dynamic.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
+    for node in captured.program.graph.nodes:
+        if node in values or node in inside or node in captured.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
             continue
-        load = lambda n: values[n] if n in values else _load(graph, values, n, dynamic)  # noqa: E731
+        load = lambda n: values[n] if n in values else _load(graph, values, n, captured)  # noqa: E731
         if node.op == "output":
             results: Any = fx.map_arg(tuple(node.args[0]), load)
-            graph.output(tree_unflatten(results, dynamic.program.tree) if dynamic.program.tree is not None else results)
+            graph.output(tree_unflatten(results, captured.program.tree) if captured.program.tree is not None else results)
             continue
         path = owner(node)
         if node in orders:

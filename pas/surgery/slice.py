@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pas.architecture import Architecture
-from pas.axes.capture import Example, as_arguments, forget, rebatch
+from pas.axes.capture import BATCH, Example, as_arguments, forget, rebatch
 from pas.axes.signature import Signature, rows
 from pas.errors import PasError
 from pas.surgery.attributes import retold
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
 from pas.surgery.fuse import fuse, merged
-from pas.surgery.graph import rebuild
+from pas.surgery.graph import assemble, rebuild
 from pas.surgery.mask import mask, rewired
 
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
@@ -39,25 +40,24 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     small = _cut(model, signature, keep)
     if keep.all() or next(model.parameters()).is_meta:  # without values nothing can be compared
         return small
-    stale = any(not rows(c.dim, keep, 0).all() for c in signature.constants)
     exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
     probe = _with_random_weights(model, signature.example)
-    masked = mask(probe, signature, architecture) if exact else None
-    if not stale and masked is not None and _same(masked, _cut(probe, signature, keep), signature):
-        return small
-    plain = fuse(model)
-    graph = rebuild(plain, _cut(plain, signature, keep), signature, architecture)
-    probed = copy.deepcopy(graph)
-    probed.load_state_dict(_cut(fuse(probe), signature, keep).state_dict())
-    if masked is not None and not _same(masked, probed, signature):
-        raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
-    if not stale and exact:
-        return graph  # its code was tried above
+    plain = fuse(probe)
+    truth = mask(probe, signature, architecture) if exact else assemble(plain, _cut(plain, signature, keep), signature, keep)
     cut = _cut(probe, signature, keep)
-    if _same(probed, cut, signature):
+    if _same(truth, cut, signature.example, fixed=not exact):
         return small
     told = retold(cut, signature, keep)
-    return graph if told is None or not _same(probed, told, signature) else retold(small, signature, keep) or graph
+    if told is not None and _same(truth, told, signature.example, fixed=not exact):
+        return retold(small, signature, keep) or small
+    fused = fuse(model)
+    graph = rebuild(fused, _cut(fused, signature, keep), signature, architecture)
+    if exact:
+        probed = copy.deepcopy(graph)
+        probed.load_state_dict(_cut(plain, signature, keep).state_dict())
+        if not _same(truth, probed, signature.example, fixed=False):
+            raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
+    return graph
 
 
 def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
@@ -77,7 +77,7 @@ def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
         norm.momentum = None  # the mean over all batches seen, here of one
         norm.train()
     if norms:
-        _results(probe, rebatch(example, 4), _real(probe))
+        _results(probe, _noise(rebatch(example, 4), next(probe.parameters()).device, _real(probe)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -179,27 +179,36 @@ def _resize(module: nn.Module, groups: int | None) -> None:
         module.embedding_dim = module.weight.shape[1]
 
 
-def _same(full: nn.Module, small: nn.Module, signature: Signature) -> bool:
-    """Does the network's own code, run on the sliced modules, still compute what `full` computes?
+def _same(truth: nn.Module, small: nn.Module, example: Example, *, fixed: bool) -> bool:
+    """Does a network's own code, run on the sliced modules, compute what `truth` computes (its mask, or its graph)?
 
-    Asked on noise rather than on the example, which may be zeros, for as many examples as it has, for one and for three (where the network
-    takes these), in eval mode and at least fp32.
+    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32; for as many examples as it has, for three
+    and for one, where `truth` takes these. A `fixed` truth takes three; then one has to give what it gives among the others.
     """
-    others = (rebatch(signature.example, batch) for batch in (1, 3))
-    return _same_on(signature.example, full, small) is True and all(_same_on(other, full, small) is not False for other in others)
+    dtype = torch.promote_types(_real(truth), torch.float32)
+    truth, small = _cast(truth, dtype).eval(), _cast(small, dtype).eval()
+    device = next(small.parameters()).device
+    several = _noise(rebatch(example, BATCH), device, dtype)
+    tries = [several] if fixed else [_noise(example, device, dtype), several, _noise(rebatch(example, 1), device, dtype)]
+    for number, inputs in enumerate(tries):
+        expected = _results(truth, inputs)
+        if expected is not None:
+            found = _results(small, inputs)
+            if found is None or not _alike(expected, found, dtype):
+                return False
+        elif number == 0:
+            return False
+    if fixed:
+        first = lambda value: value[:1] if isinstance(value, Tensor) and value.dim() else value  # noqa: E731
+        alone, among = _results(small, tree_map(first, several)), _results(truth, several)
+        return alone is not None and among is not None and _alike(list(map(first, among)), alone, dtype)
+    return True
 
 
-def _same_on(example: Example, full: nn.Module, small: nn.Module) -> bool | None:
-    """None: `full` doesn't take this example."""
-    dtype = torch.promote_types(_real(full), torch.float32)
-    expected = _results(_cast(full, dtype).eval(), example, dtype)
-    if expected is None:
-        return None
-    found = _results(_cast(small, dtype).eval(), example, dtype)
-    if found is None or [t.shape for t in expected] != [t.shape for t in found]:
-        return False
+def _alike(expected: list[Tensor], found: list[Tensor], dtype: torch.dtype) -> bool:
     tolerance = 50 * torch.finfo(dtype).eps ** 0.75
-    return all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
+    same = [t.shape for t in expected] == [t.shape for t in found]
+    return same and all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
 
 
 def _real(network: nn.Module) -> torch.dtype:
@@ -216,11 +225,11 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     return network
 
 
-def _results(network: nn.Module, example: Example, dtype: torch.dtype) -> list[Tensor] | None:
-    """All tensors that the network returns for noise of the example's sizes; None where its code can't take them."""
-    device, generator = next(network.parameters()).device, torch.Generator().manual_seed(0)
+def _noise(example: Example, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call like the example's, real numbers drawn at random, always alike."""
+    generator = torch.Generator().manual_seed(0)
 
-    def noise(value: object) -> object:
+    def noise(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         if not value.is_floating_point():
@@ -228,7 +237,12 @@ def _results(network: nn.Module, example: Example, dtype: torch.dtype) -> list[T
         return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
     args, kwargs = as_arguments(example)
-    args, kwargs = tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
+    return tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
+
+
+def _results(network: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor] | None:
+    """All tensors that the network returns; None where its code can't take these inputs."""
+    args, kwargs = inputs
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("error")  # layers without weights warn of sizes that they only remember
