@@ -191,6 +191,11 @@ def shapes(node: fx.Node) -> list[tuple[int, ...]]:
     return [_sizes(one) for one in value] if isinstance(value, (tuple, list)) else [_sizes(value)]
 
 
+def count(argument: Any) -> int:
+    """An integer argument; one that depends on the number of examples is what it was captured with."""
+    return argument.meta["val"].node.hint if isinstance(argument, fx.Node) else argument
+
+
 def _known_shapes(node: fx.Node) -> list[tuple[int | None, ...]]:
     """The sizes of all tensors that a node makes; None for one that no example can tell."""
     values = node.meta.get("val")

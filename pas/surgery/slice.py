@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pas.architecture import Architecture
-from pas.axes.capture import BATCH, Example, as_arguments, forget, rebatch
+from pas.axes.capture import forget
 from pas.axes.signature import Signature, rows
 from pas.errors import PasError
 from pas.surgery.attributes import retold
+from pas.surgery.compare import same, same_as_captured, with_random_weights
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.graph import assemble, rebuild
@@ -41,47 +40,37 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     if keep.all() or next(model.parameters()).is_meta:  # without values nothing can be compared
         return small
     exact = all(axis.exact for axis in signature.prunable if not keep[axis.start : axis.start + axis.size].all())
-    probe = _with_random_weights(model, signature.example)
-    plain = fuse(probe)
-    truth = mask(probe, signature, architecture) if exact else assemble(plain, _cut(plain, signature, keep), signature, keep)
-    cut = _cut(probe, signature, keep)
-    if _same(truth, cut, signature.example, fixed=not exact):
-        return small
-    told = retold(cut, signature, keep)
-    if told is not None and _same(truth, told, signature.example, fixed=not exact):
-        return retold(small, signature, keep) or small
+    probe, example = with_random_weights(model, signature.example), signature.example
+    plain, cut = fuse(probe), _cut(probe, signature, keep)
+    if exact:
+        truth = mask(probe, signature, architecture)
+        own = _own(small, cut, signature, keep, lambda one: same(truth, one, example))
+    else:
+        truth = assemble(plain, _cut(plain, signature, keep), signature, keep)
+        own = _own(small, cut, signature, keep, lambda one: same_as_captured(truth, one, example))
+    if own is not None:
+        return own
     fused = fuse(model)
     graph = rebuild(fused, _cut(fused, signature, keep), signature, architecture)
-    if exact:
-        probed = copy.deepcopy(graph)
-        probed.load_state_dict(_cut(plain, signature, keep).state_dict())
-        if not _same(truth, probed, signature.example, fixed=False):
-            raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
-    return graph
+    probed = copy.deepcopy(graph)
+    probed.load_state_dict(_cut(plain, signature, keep).state_dict())
+    if not exact:
+        own = _own(small, cut, signature, keep, lambda one: same(probed, one, example))
+    elif not same(truth, probed, example):
+        raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
+    return graph if own is None else own
 
 
-def _with_random_weights(model: nn.Module, example: Example) -> nn.Module:
-    """A copy in eval mode whose parameters are drawn anew, always alike, and whose batch norms have statistics that suit them: which form a
-    slice has must depend on the network's code alone, not on weights that are zero, nor on numbers that drown what a branch adds.
+def _own(
+    small: nn.Module, cut: nn.Module, signature: Signature, keep: np.ndarray, agrees: Callable[[nn.Module], bool]
+) -> nn.Module | None:
+    """`small`, its attributes told what stays if need be, where that makes its own code right: tried on `cut`, the same with random
+    weights. None where its code is stale.
     """
-    probe = forget(copy.deepcopy(model)).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in probe.parameters():
-            noise = torch.randn(parameter.shape, generator=generator) / max(1, parameter[:1].numel()) ** 0.5
-            parameter.copy_(noise if parameter.dim() > 1 else 1 + 0.3 * noise)
-    norms = [m for m in probe.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches seen, here of one
-        norm.train()
-    if norms:
-        _results(probe, _noise(rebatch(example, 4), next(probe.parameters()).device, _real(probe)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-    return probe
+    if agrees(cut):
+        return small
+    told = retold(cut, signature, keep)
+    return retold(small, signature, keep) if told is not None and agrees(told) else None
 
 
 def _cut(model: nn.Module, signature: Signature, keep: np.ndarray) -> nn.Module:
@@ -177,81 +166,3 @@ def _resize(module: nn.Module, groups: int | None) -> None:
         module.proj_size = sizes["weight_hr_l0"][0] if module.proj_size else 0
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = module.weight.shape[1]
-
-
-def _same(truth: nn.Module, small: nn.Module, example: Example, *, fixed: bool) -> bool:
-    """Does a network's own code, run on the sliced modules, compute what `truth` computes (its mask, or its graph)?
-
-    Asked on noise rather than on the example, which may be zeros, in eval mode and at least fp32; for as many examples as it has, for three
-    and for one, where `truth` takes these. A `fixed` truth takes three; then one has to give what it gives among the others.
-    """
-    dtype = torch.promote_types(_real(truth), torch.float32)
-    truth, small = _cast(truth, dtype).eval(), _cast(small, dtype).eval()
-    device = next(small.parameters()).device
-    several = _noise(rebatch(example, BATCH), device, dtype)
-    tries = [several] if fixed else [_noise(example, device, dtype), several, _noise(rebatch(example, 1), device, dtype)]
-    for number, inputs in enumerate(tries):
-        expected = _results(truth, inputs)
-        if expected is not None:
-            found = _results(small, inputs)
-            if found is None or not _alike(expected, found, dtype):
-                return False
-        elif number == 0:
-            return False
-    if fixed:
-        first = lambda value: value[:1] if isinstance(value, Tensor) and value.dim() else value  # noqa: E731
-        alone, among = _results(small, tree_map(first, several)), _results(truth, several)
-        return alone is not None and among is not None and _alike(list(map(first, among)), alone, dtype)
-    return True
-
-
-def _alike(expected: list[Tensor], found: list[Tensor], dtype: torch.dtype) -> bool:
-    tolerance = 50 * torch.finfo(dtype).eps ** 0.75
-    same = [t.shape for t in expected] == [t.shape for t in found]
-    return same and all(_close(a, b, tolerance) for a, b in zip(expected, found, strict=True))
-
-
-def _real(network: nn.Module) -> torch.dtype:
-    """The format of its real numbers."""
-    return next((parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()), torch.float32)
-
-
-def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy with real numbers in this format; `nn.Module.to` would make complex ones real."""
-    network = forget(copy.deepcopy(network))
-    for tensor in [*network.parameters(), *network.buffers()]:
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
-    return network
-
-
-def _noise(example: Example, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a call like the example's, real numbers drawn at random, always alike."""
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if not value.is_floating_point():
-            return value.to(device)
-        return torch.randn(value.shape, generator=generator, dtype=torch.float64).to(device, dtype)
-
-    args, kwargs = as_arguments(example)
-    return tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
-
-
-def _results(network: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Tensor] | None:
-    """All tensors that the network returns; None where its code can't take these inputs."""
-    args, kwargs = inputs
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("error")  # layers without weights warn of sizes that they only remember
-            return [leaf for leaf in tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, Warning):  # stale sizes in the code
-        return None
-
-
-def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
-    if not a.is_floating_point() or not a.numel():
-        return torch.equal(a, b)
-    return bool((a - b).abs().max() <= tolerance * a.abs().max())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pas.axes.capture import owner, place, shape
+from pas.axes.capture import count, owner, place, shape
 from pas.axes.counting import counted
 from pas.axes.ids import Dim, merge
 from pas.axes.rules.table import rule
@@ -28,7 +28,7 @@ def convolution(trace: Trace, node: fx.Node) -> Type:
     convolution (width 1) ties its output to its input. The batch may be typed too (heads merged into it).
     """
     x, w, bias, *rest = trace.arguments(node, 7)
-    groups = rest[3] if rest[3] is not None else 1
+    groups = count(rest[3]) if rest[3] is not None else 1  # as many as examples, where each has weights of its own
     out, per_group = shape(w)[:2]
     source = trace[x]
     if len(shape(x)) == len(shape(w)) - 1:  # a single image without a batch
