@@ -16,7 +16,8 @@ def parse(amount: object) -> float | None:
     if isinstance(amount, str):
         match = _TEXT.fullmatch(amount)
         if match and match[3]:
-            return float(match[1]) / 100 if 0 < float(match[1]) <= 100 else None
+            share = float(match[1]) / 100
+            return share if 0 < share <= 1 else None
         number = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
         least = 1.0 if match and match[2] else 0.0  # "0.0005 k" is no share
         return number if least < number < math.inf else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pas.disk import parse_json
 from pas.errors import PasError
@@ -40,11 +42,12 @@ class Architecture:
         """
         if axis not in self.sizes:
             near = difflib.get_close_matches(axis, self.sizes, n=3) or [name for name in self.sizes if axis in name][:3]
-            hint = f"; near: {', '.join(near)}" if near else f"; axes: {', '.join(list(self.sizes)[:5])}, ..."
-            raise PasError(f"no prunable axis {axis!r}{hint}")
+            more = ", ..." if len(self.sizes) > 5 else ""
+            hint = f"; near: {', '.join(near)}" if near else f"; axes: {', '.join(list(self.sizes)[:5])}{more}"
+            raise PasError(f"no prunable axis {axis!r}{hint} (a signature's axes say where each lives, and why one is frozen)")
         if isinstance(indices, int):
             raise PasError(f"axis {axis!r}: channels are listed, such as range({indices}) for the first {indices}")
-        listed = [int(i) for i in indices]
+        listed = _listed(axis, indices)
         if len(set(listed)) != len(listed):
             raise PasError(f"axis {axis!r}: an index is listed twice")
         return replace(self, kept={**self.kept, axis: tuple(sorted(listed))})
@@ -113,6 +116,20 @@ def read_architecture(path: Path) -> Architecture:
         return Architecture.from_json(file.read_text(encoding="utf-8", errors="replace"))
     except PasError as error:
         raise PasError(f"{file}: {error}") from error
+
+
+def _listed(axis: str, indices: Iterable[Any]) -> list[int]:
+    """Whole numbers of any kind (of numpy, of torch). Raises PasError for a mask, or what is no number."""
+    try:
+        given = list(indices)
+    except TypeError:
+        raise PasError(f"axis {axis!r}: channels are listed, such as range(0, 8), not {indices!r}") from None
+    if any(isinstance(i, bool) or str(getattr(i, "dtype", "")) in ("bool", "torch.bool") for i in given):
+        raise PasError(f"axis {axis!r}: this is a mask; channels are listed: numpy.flatnonzero(mask)")
+    try:
+        return [operator.index(i) for i in given]
+    except TypeError:
+        raise PasError(f"axis {axis!r}: channels are whole numbers, not {given[0]!r}") from None
 
 
 def _whole(value: object) -> bool:

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
     )
     inspect.add_argument(
-        "--num-classes", type=_positive, default=1000, metavar="N", help="logits of the classifier (default: 1000)"
+        "--num-classes", type=_positive, metavar="N", help="logits of the classifier (default: 1000; an ONNX file has its own)"
     )
     inspect.add_argument(
         "--in-chans", type=_positive, default=3, metavar="N", help="channels of the image (default: 3)"
@@ -188,9 +188,11 @@ def _inspect(options: argparse.Namespace) -> int:
         checked(options.svg)
     name = options.entry or options.onnx or options.model
     how = inspection.inspect_entry if options.entry else inspection.inspect_onnx if options.onnx else inspection.inspect
-    found = how(name, image_size=options.image_size, num_classes=options.num_classes, in_chans=options.in_chans)
+    if options.onnx and options.num_classes:
+        raise PasError("an ONNX file has its own number of classes: leave out --num-classes")
+    found = how(name, image_size=options.image_size, num_classes=options.num_classes or 1000, in_chans=options.in_chans)
     if options.json:
-        print(json.dumps(inspection.as_json(name, found), indent=1))
+        print(json.dumps(inspection.as_json(name, found, options.axis), indent=1))
     elif options.axis is not None:
         inspection.show_axis(found, options.axis, Console())
     else:

@@ -42,9 +42,9 @@ def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_ch
 
     Raises PasError without an image size: such a network doesn't say for which one it was made.
     """
+    model = models.from_entry(entry, {"num_classes": num_classes, "in_chans": in_chans})
     if image_size is None:
         raise PasError("a network of your own needs the side of its image: --image-size PIXELS")
-    model = models.from_entry(entry, {"num_classes": num_classes, "in_chans": in_chans})
     return signature(model, torch.zeros(1, in_chans, image_size, image_size))
 
 
@@ -98,11 +98,12 @@ def share(cost: Cost, axes: Iterable[Axis], channels: int) -> float:
     return 1 - cost.at(without) / cost.at(everything)
 
 
-def as_json(name: str, sig: Signature) -> dict[str, Any]:
-    """All of it as plain data."""
+def as_json(name: str, sig: Signature, pattern: str | None = None) -> dict[str, Any]:
+    """All of it as plain data, or of the axes that a pattern names."""
     dense = sig.dense()
     everything = sig.mask(dense)
-    return {"model": name, **{kind: build(sig, kind).at(everything) for kind in KINDS}, "axes": rows(sig)}
+    found = rows(sig) if pattern is None else chosen(sig, pattern)
+    return {"model": name, **{kind: build(sig, kind).at(everything) for kind in KINDS}, "axes": found}
 
 
 def title(name: str, sig: Signature) -> str:
@@ -139,19 +140,29 @@ def show(name: str, sig: Signature, console: Console) -> None:
 
 
 def show_axis(sig: Signature, pattern: str, console: Console) -> None:
-    """All that is known of one axis, or of every one that a pattern such as ``blocks.*.heads`` names. Raises PasError when the network has
-    none, with those that sound like it.
-    """
-    found = rows(sig)
-    names = [row["name"] for row in found]
-    chosen = [row for row in found if row["name"] == pattern] or [row for row in found if fnmatch.fnmatchcase(row["name"], pattern)]
-    if not chosen:
-        near = difflib.get_close_matches(pattern, names, 3, 0.3)
-        raise PasError(f"no axis {pattern!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    for number, row in enumerate(chosen):
+    """All that is known of the axes that a pattern names. Raises PasError as `chosen` does."""
+    for number, row in enumerate(chosen(sig, pattern)):
         if number:
             console.print()
         _show_row(row, console)
+
+
+def chosen(sig: Signature, pattern: str) -> list[dict[str, Any]]:
+    """The rows of one axis, of all whose names fit a pattern such as ``blocks.*.heads``, or else of those that live in such a
+    module. Raises PasError when there is none, with axes that sound like it.
+    """
+    found = rows(sig)
+    names = [row["name"] for row in found]
+    at = lambda row: {_module(parameter) for parameter, _ in row["slots"]}  # noqa: E731
+    picked = (
+        [row for row in found if row["name"] == pattern]
+        or [row for row in found if fnmatch.fnmatchcase(row["name"], pattern)]
+        or [row for row in found if any(fnmatch.fnmatchcase(place, pattern) for place in at(row))]
+    )
+    if not picked:
+        near = difflib.get_close_matches(pattern, names, 3, 0.3)
+        raise PasError(f"no axis {pattern!r}, and no layer" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return picked
 
 
 def _show_row(row: dict[str, Any], console: Console) -> None:

@@ -24,6 +24,7 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> None:
     Raises:
         PasError: the network can't be exported; the message says why.
     """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     # export would take a batch of one for a constant
     batch = torch.cat([example[:1], example[:1]])
     was_training = model.training

@@ -51,7 +51,9 @@ def _unknown_key(match: re.Match[str], keys: Keys) -> str:
         return "method.source: a control takes its widths from a method that searches or decides, not from another control"
     if where == "model.args":
         return f"{match['path']}: to hand the model an argument write +{match['path']}=VALUE"
-    return f"{match['path']}: there is no such setting; {near(key, keys(where))}"
+    groups = [] if where else [f"{group}.{key}" for group in keys("") if key in keys(group)]
+    hint = f"did you mean {' or '.join(groups)}?" if groups else near(key, keys(where))
+    return f"{match['path']}: there is no such setting; {hint}"
 
 
 def _unknown_choice(match: re.Match[str], _: Keys) -> str:

@@ -70,9 +70,8 @@ class Search:
         unknown = [name for name in options if name not in DEFAULTS[method]]
         if unknown:
             near = difflib.get_close_matches(unknown[0], DEFAULTS[method], n=1)
-            raise PasError(
-                f"method {method!r} has no option {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
+            hint = f"; did you mean {near[0]!r}?" if near else "; options are keywords here: round_to=4" if unknown[0] == "options" else ""
+            raise PasError(f"method {method!r} has no option {unknown[0]!r}{hint}")
         for name, value in (("steps", steps), ("min_width", min_width), ("round_to", round_to)):
             if value < 1:
                 raise PasError(f"{name} must be at least 1, not {value}")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +87,26 @@ def test_illegal_channels(axis: str, kept: list[int], words: str) -> None:
 def test_newer_files_are_refused() -> None:
     with pytest.raises(PasError, match="newer"):
         Architecture.from_json('{"schema": 2, "axes": {}}')
+
+
+@pytest.mark.parametrize(
+    ("indices", "told"),
+    [
+        ([True, False], "this is a mask; channels are listed: numpy.flatnonzero(mask)"),
+        (np.array([True] * 4), "this is a mask"),
+        (torch.arange(4) < 2, "this is a mask"),
+        ([1.0, 2.0], "channels are whole numbers, not 1.0"),
+        (["1"], "channels are whole numbers, not '1'"),
+        (slice(0, 2), "channels are listed, such as range(0, 8), not slice(0, 2, None)"),
+        (2, "channels are listed, such as range(2) for the first 2"),
+        ([0, 0], "an index is listed twice"),
+    ],
+)
+def test_channels_that_are_no_list_of_indices_are_refused(indices: object, told: str) -> None:
+    with pytest.raises(PasError, match=re.escape(told)):
+        Architecture({"a": 4}, {"a": (0, 1, 2, 3)}).keep("a", indices)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("indices", [[1, 2], range(1, 3), np.array([2, 1]), torch.tensor([1, 2]), {1, 2}, (i for i in (1, 2))])
+def test_channels_of_any_kind_of_whole_numbers(indices: Iterable[int]) -> None:
+    assert Architecture({"a": 4}, {"a": (0, 1, 2, 3)}).keep("a", indices).kept == {"a": (1, 2)}

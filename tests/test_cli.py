@@ -168,7 +168,7 @@ def test_inspect_says_what_an_axis_is_tied_to(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as left:
         cli.main(["inspect", "resnet18", "--axis", "conv"])
     assert left.value.code == 2
-    assert "no axis 'conv'; did you mean conv1" in capsys.readouterr().err
+    assert "no axis 'conv', and no layer; did you mean conv1" in capsys.readouterr().err
     several = shown(capsys, "resnet18", "--image-size", "64", "--axis", "layer[34].*.conv1")
     found = [line.partition(":")[0] for line in several if " channels, " in line]
     assert found == ["layer3.0.conv1", "layer3.1.conv1", "layer4.0.conv1", "layer4.1.conv1"]

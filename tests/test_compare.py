@@ -126,3 +126,17 @@ def test_tokens_that_the_code_counts_up_stay_what_they_were() -> None:
     signature = pas.signature(network, tokens)
     assert type(pas.slice(network, signature, signature.dense().keep("a", range(4)))) is Tokens
     assert not tokens.any()
+
+
+def test_another_network_than_the_signatures_is_refused() -> None:
+    torch.manual_seed(0)
+    network, x = Base().eval(), torch.randn(2, 4, 6)
+    signature = pas.signature(network, x)
+    architecture = signature.dense().keep("a", range(8))
+    small = pas.slice(network, signature, architecture)
+    with pytest.raises(pas.PasError, match=r"isn't the network that the signature was made of: it has a a.weight of \(8, 6\)"):
+        pas.slice(small, signature, architecture)
+    with pytest.raises(pas.PasError, match=r"it has no a.weight"):
+        pas.slice(nn.Linear(6, 5), signature, architecture)
+    with pytest.raises(pas.PasError, match="the network comes first, then an example of its input"):
+        pas.signature(x, network)  # type: ignore[arg-type]

@@ -245,6 +245,17 @@ def test_sizes_that_the_file_computes_stay_free() -> None:
     assert torch.equal(run(network, x), x.reshape(5, 1, 12))
 
 
+def test_an_output_needs_no_shape(tmp_path) -> None:
+    """Runtimes run such a file, though the standard's checker refuses it."""
+    model = files.load_model_from_string(file_of([helper.make_node("Relu", ["x"], ["y"])], ["n", 3], {}, "y"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    x = torch.randn(2, 3)
+    assert torch.equal(run(pas.from_onnx(tmp_path / "net.onnx"), x), x.relu())
+    with pytest.raises(PasError, match="give the path of an ONNX file, or its bytes"):
+        pas.from_onnx(model)
+
+
 def test_free_image_size_can_be_given() -> None:
     weight = np.random.default_rng(0).normal(size=(2, 1, 3, 3)).astype(np.float32)
     file = one_node("Conv", ["n", 1, "h", "w"], {"w": weight}, auto_pad="SAME_UPPER", strides=[2, 2])

@@ -122,3 +122,15 @@ def test_a_custom_operator_keeps_its_channels_until_it_gets_a_rule() -> None:
         assert holds(network, (images,)).axis("a").prunable
     finally:
         del RULES[torch.ops.pas_tests.twice]
+
+
+@pytest.mark.parametrize("operator", [twice, torch.ops.pas_tests.twice.default])
+def test_an_operator_is_registered_under_any_of_its_names(operator: object) -> None:
+    rule(operator)(pointwise)
+    assert RULES.pop(torch.ops.pas_tests.twice) is pointwise
+
+
+@pytest.mark.parametrize("nothing", ["pas_tests.twice", len, torch.relu])
+def test_a_rule_for_no_operator_is_refused(nothing: object) -> None:
+    with pytest.raises(pas.PasError, match="a rule is for an operator, such as"):
+        rule(nothing)

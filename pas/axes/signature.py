@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,7 +74,8 @@ class Signature:
         for axis in self.axes:
             if axis.name == name:
                 return axis
-        raise PasError(f"no axis {name!r}")
+        near = difflib.get_close_matches(name, [axis.name for axis in self.axes], 3, 0.3)
+        raise PasError(f"no axis {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
     @property
     def prunable(self) -> tuple[Axis, ...]:

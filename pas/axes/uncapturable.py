@@ -40,7 +40,7 @@ def refused(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], err
         )
     known = (words for pattern, words in ADVICE if re.search(pattern, str(error)))
     advice = next(known, "see torch.export.export(model, (example,), strict=False)")
-    return f"{name} can't be captured by torch.export: {type(error).__name__}: {first_line(error)}{place(error)}; {advice}"
+    return f"{name} can't be captured by torch.export{place(error)}: {advice} ({type(error).__name__}: {first_line(error)})"
 
 
 def open_ended(name: str, node: fx.Node, where: str) -> str:

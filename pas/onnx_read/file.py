@@ -25,8 +25,13 @@ def load(source: str | Path | bytes) -> onnx.ModelProto:
     """
     name = "these bytes" if isinstance(source, bytes) else str(source)
     model = _parse(source, name)
+    shapeless = [value.type.tensor_type for value in model.graph.output if not value.type.tensor_type.HasField("shape")]
     try:
+        for kind in shapeless:  # runtimes don't ask for it, the checker does
+            kind.shape.SetInParent()
         onnx.checker.check_model(model)
+        for kind in shapeless:
+            kind.ClearField("shape")
         model = inliner.inline_local_functions(model) if model.functions else model
     except Exception as error:  # the checker and the inliner, in C++, answer damage with several kinds
         raise PasError(f"{name} is no valid ONNX model: {_line(error)}; take an intact copy or write it again") from error
@@ -83,6 +88,8 @@ def _parse(source: str | Path | bytes, name: str) -> onnx.ModelProto:
     try:
         if isinstance(source, bytes):
             model = onnx.load_model_from_string(source)
+        elif not isinstance(source, str | Path):
+            raise PasError(f"give the path of an ONNX file, or its bytes (model.SerializeToString()), not a {type(source).__name__}")
         elif not Path(source).is_file():
             raise PasError(f"no ONNX file at {name}: give the path of a .onnx file")
         else:
@@ -106,7 +113,7 @@ def _external(model: onnx.ModelProto, path: Path, outside: list[onnx.TensorProto
         if outside:
             onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise PasError(f"{path}: its weights can't be read: {_line(error)}") from error
+        raise PasError(f"{path}: its weights can't be read: {_line(error)}; copy the files again") from error
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -40,21 +41,16 @@ def draw(signature: Signature, path: Path, title: str) -> Path:
 
 
 def weights_between(signature: Signature, axes: list[Axis]) -> dict[tuple[int, int], int]:
-    """(start of the axis read, start of the axis made) -> number of weights between them."""
+    """(start of one axis, start of a later one) -> numbers in the parameters that live in both."""
     home = np.zeros(signature.channels, dtype=np.int64)
     for axis in axes:
         home[axis.start : axis.start + axis.size] = axis.start
     found: dict[tuple[int, int], int] = defaultdict(int)
-    for reader in dict.fromkeys(signature.readers):
-        dims = signature.dims[reader.parameter]
-        made = dims[0] if reader.dim else dims[1] if len(dims) > 1 else None
-        read = dims[reader.dim]
-        if made is None or read is None:
-            continue
-        for a in np.unique(home[read]).tolist():
-            for b in np.unique(home[made]).tolist():
-                if a and b and a != b:
-                    found[a, b] += int(np.prod(signature.shapes[reader.parameter]))
+    for name, sizes in signature.shapes.items():
+        tables = [dim for dim in signature.dims.get(name, ()) if dim is not None]
+        ends = sorted({int(start) for table in tables[:2] for start in np.unique(home[table]) if start})
+        for a, b in itertools.combinations(ends, 2):
+            found[a, b] += int(np.prod(sizes))
     return dict(found)
 
 
@@ -77,7 +73,8 @@ def _bars(panel: Axes, axes: list[Axis]) -> None:
     panel.bar(range(len(axes)), heights, width=0.72, color=[_colour(axis) for axis in axes])
     panel.invert_yaxis()
     for number, axis in enumerate(axes):
-        panel.text(number, heights[number], f" {axis.size}", rotation=90, ha="center", va="top", fontsize=6, color=INK)
+        panel.annotate(str(axis.size), (number, heights[number]), (0, -3), textcoords="offset points", rotation=90, ha="center", va="top",
+                       fontsize=6, color=INK)  # fmt: skip
     panel.set_ylim(max(heights) * 1.25, 0)
     panel.set_xlim(-0.8, len(axes) - 0.2)
     panel.set_yticks([])

@@ -12,6 +12,7 @@ from pas.axes.capture import Example
 from pas.axes.ids import Dim, merge
 from pas.axes.infer import infer
 from pas.axes.signature import Signature, rows
+from pas.errors import PasError
 from pas.surgery.fuse import Block, IdentityNorm, blocks, fuse
 
 
@@ -19,8 +20,10 @@ def signature(model: nn.Module, example: Example) -> Signature:
     """Infer the axes of a network (of its fused form, where it has re-parameterised blocks).
 
     `example`: a tensor (N, ...), a tuple of inputs, or a dict of keyword inputs; nothing depends on N. The model is
-    left as it was. Raises PasError when torch.export can't capture the network.
+    left as it was. Raises PasError when torch.export can't capture the network, or the arguments changed places.
     """
+    if not isinstance(model, nn.Module):
+        raise PasError(f"the network comes first, then an example of its input; this is no network but a {type(model).__name__}")
     return infer(fuse(model), example)
 
 

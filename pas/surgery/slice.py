@@ -16,7 +16,7 @@ from pas.errors import PasError
 from pas.surgery.attributes import retold
 from pas.surgery.compare import same, same_as_captured, with_random_weights
 from pas.surgery.forms import TypedBlock, flat_input, typed_blocks
-from pas.surgery.fuse import fuse, merged
+from pas.surgery.fuse import blocks, fuse, merged
 from pas.surgery.graph import assemble, rebuild
 from pas.surgery.mask import mask, rewired
 
@@ -32,10 +32,12 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     of the fused form comes back instead, with its constants rewritten: a `torch.fx.GraphModule` that trains, saves and
     exports like any module. Blocks that only timm knows how to merge come back merged.
 
-    Raises PasError when the architecture belongs to another network, or when the slice doesn't compute what the mask does.
+    Raises PasError when the architecture or the signature belongs to another network, or when the slice doesn't compute what the mask
+    does.
     """
     keep = signature.mask(architecture)
     model = merged(model)
+    _check(model, signature)
     small = _cut(model, signature, keep)
     if keep.all() or next(model.parameters()).is_meta:  # without values nothing can be compared
         return small
@@ -59,6 +61,16 @@ def slice(model: nn.Module, signature: Signature, architecture: Architecture) ->
     elif not same(truth, probed, example):
         raise PasError(f"{type(model).__name__} can't be sliced like this: neither its code nor its graph computes what the mask does")
     return graph if own is None else own
+
+
+def _check(model: nn.Module, signature: Signature) -> None:
+    """Raises PasError when a network isn't the one that a signature was made of."""
+    found = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    merges = tuple(f"{path}.reparam_conv." if path else "reparam_conv." for path, _ in blocks(model))
+    for name, sizes in signature.shapes.items():
+        if found.get(name) != sizes and not name.startswith(merges):
+            has = f"a {name} of {found[name]}, not {sizes}" if name in found else f"no {name}"
+            raise PasError(f"this {type(model).__name__} isn't the network that the signature was made of: it has {has}")
 
 
 def _own(
