@@ -80,6 +80,7 @@ def test_model_arguments_and_kept_layers():
     [
         # keys
         ("foo=1", "foo: there is no such setting; choose from budget"),
+        ("image_size=48", "image_size: there is no such setting; did you mean data.image_size?"),
         ("+foo=1", "foo: there is no such setting; choose from model"),
         ("modl=x", "modl: there is no such setting; did you mean model"),
         ("train.serch.lr=1", "train.serch: there is no such setting; did you mean search?"),
