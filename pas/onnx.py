@@ -6,13 +6,17 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pas.errors import PasError
+
+aten = torch.ops.aten
 
 
 def export(model: nn.Module, example: Tensor, path: str | Path) -> None:
@@ -31,21 +35,78 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> None:
     model.eval()
     try:
         with _quiet():
-            torch.onnx.export(
-                model,
-                (batch,),
-                str(path),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-                input_names=["input"],
-                output_names=["output"],
-                external_data=False,
-                verbose=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
+            shapes = ({0: torch.export.Dim("batch", min=1)},)
+            program = torch.export.export(model, (batch,), dynamic_shapes=shapes, strict=False)
+            _plain(program.graph_module)
+            for optimize in (True, False):  # what torch's optimiser makes of clipped numbers can lack a constant
+                torch.onnx.export(
+                    program,
+                    (batch,),
+                    str(path),
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    input_names=["input"],
+                    output_names=["output"],
+                    external_data=False,
+                    verbose=False,
+                    optimize=optimize,
+                )
+                if _valid(path):
+                    break
+    except Exception as error:  # both exporters raise many kinds
         raise PasError(f"this network can't be written as ONNX: {_reason(error)}") from error
     finally:
         model.train(was_training)
+
+
+def _valid(path: str | Path) -> bool:
+    """Whether every input of every node of a file is there."""
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError:
+        return False
+    return True
+
+
+def _plain(module: fx.GraphModule) -> None:
+    """Say with plainer operators what the translation to ONNX stumbles over.
+
+    Attention with more or fewer than four dimensions becomes one with four. The result of one with a mask is copied: taken apart, it lies
+    otherwise in memory. The pooling of a whole map becomes a mean: of channels that lie last it would be a table of places.
+    """
+    for node in list(module.graph.nodes):
+        packet = getattr(node.target, "overloadpacket", None)
+        if packet is aten.adaptive_avg_pool2d and list(node.args[1]) == [1, 1]:
+            node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
+        elif packet is aten.scaled_dot_product_attention:
+            if len(node.meta["val"].shape) != 4:
+                _four_dimensions(module.graph, node)
+            elif len(node.args) > 3 and node.args[3] is not None:
+                _after(module.graph, node, aten.clone.default, memory_format=torch.contiguous_format)
+    module.graph.lint()
+    module.recompile()
+
+
+def _four_dimensions(graph: fx.Graph, node: fx.Node) -> None:
+    """All leading dimensions of an attention become one, and its heads one each. A mask that is repeated along them stays what it is, and
+    can't be written.
+    """
+    sizes = lambda one: one.meta["val"].shape  # noqa: E731
+    arguments: list[Any] = list(node.args)
+    lead, result = sizes(arguments[0])[:-2], sizes(node)
+    with graph.inserting_before(node):
+        for place, one in enumerate(arguments):
+            if isinstance(one, fx.Node) and sizes(one)[:-2] == lead:
+                arguments[place] = graph.call_function(aten.reshape.default, (one, [-1, 1, *sizes(one)[-2:]]))
+    _after(graph, node, aten.reshape.default, [-1, *result[1:]])
+    node.args = tuple(arguments)
+
+
+def _after(graph: fx.Graph, node: fx.Node, target: Any, *args: Any, **kwargs: Any) -> None:
+    """Put a call between a node and all that use it."""
+    with graph.inserting_after(node):
+        new = graph.call_function(target, (node, *args), kwargs)
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
 
 
 def session(path: str | Path, threads: int) -> onnxruntime.InferenceSession:
