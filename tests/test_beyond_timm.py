@@ -58,8 +58,12 @@ class Generator(nn.Module):
 
 
 def lively(model: nn.Module, size: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """In fp64 and eval mode, with norms that matter; and two images."""
+    """In fp64 and eval mode, with norms that matter and no weights of zeros (torchvision's ViT has a head of them); and two images."""
     torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():
+                parameter.normal_(0, 0.1)
     images = torch.randn(8, 3, size, size, dtype=torch.float64)
     randomise(model.double(), images, torch.Generator().manual_seed(0))
     return model.eval(), (images[:2],)

@@ -56,3 +56,32 @@ def test_network_that_branches_on_its_input_is_refused(tmp_path) -> None:
 
     with pytest.raises(PasError, match=r"can't be written as ONNX: ."):
         onnx.export(Branching(), torch.randn(1, 3, 8, 8), tmp_path / "model.onnx")
+
+
+class Attention(nn.Module):
+    """Attention over four tokens of `rank` dimensions in all, perhaps with a mask, whose heads are joined again."""
+
+    def __init__(self, lead: tuple[int, ...], masked: bool) -> None:
+        super().__init__()
+        self.lead, self.qkv = lead, nn.Linear(8, 24)
+        self.bias = nn.Parameter(torch.randn(*lead[-1:], 4, 4)) if masked else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (one.unflatten(-1, (-1, 2)).transpose(-2, -3).reshape(-1, *self.lead, 4, 2) for one in self.qkv(x).chunk(3, -1))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return y.reshape(x.shape[0], -1, 4, 2).transpose(1, 2).reshape(x.shape[0], -1)
+
+
+@pytest.mark.parametrize(("lead", "masked"), [((4,), False), ((4,), True), ((2, 2), False), ((), False)])
+def test_attention_of_any_rank_and_with_a_mask_is_written(lead: tuple[int, ...], masked: bool, tmp_path) -> None:
+    """Windows make it five dimensions, heads merged into the batch three; torch's own exporter refuses both."""
+    torch.manual_seed(0)
+    model, x = Attention(lead, masked).eval(), torch.randn(3, 4, 8)
+    onnx.export(model, x, tmp_path / "model.onnx")
+    assert onnx.max_error(model, tmp_path / "model.onnx", x) < 1e-5
+
+
+def test_a_pool_behind_channels_that_lie_last_is_no_table_of_places(tmp_path) -> None:
+    model = models.create("test_convnext", num_classes=5, in_chans=3).eval()
+    onnx.export(model, torch.randn(1, 3, 64, 64), tmp_path / "model.onnx")
+    assert "Gather" not in {node.op_type for node in onnx_files.load(tmp_path / "model.onnx").graph.node}
