@@ -27,6 +27,19 @@ def infer(model: nn.Module, example: Example, *, dynamic_batch: bool = False) ->
 
 def follow(program: Program, model: nn.Module, example: Example) -> Signature:
     """One pass over a captured network, in time linear in its nodes."""
+    return _signature(_traced(program), model, example)
+
+
+def typed_nodes(signature: Signature) -> dict[fx.Node, Type]:
+    """Every node of the graph that a signature holds, its dimensions written in channels like those of a parameter (the first result, where
+    a node has several).
+    """
+    trace = _traced(signature.program)
+    _, position, _ = grouped(trace, _parameters(trace))
+    return {node: tuple(None if dim is None else position[trace.ids.resolve(dim)] for dim in dims) for node, dims in trace.types.items()}
+
+
+def _traced(program: Program) -> Trace:
     trace = Trace(program)
     for node in program.inputs:
         if "val" in node.meta and isinstance(node.meta["val"], torch.Tensor):
@@ -38,7 +51,7 @@ def follow(program: Program, model: nn.Module, example: Example) -> Signature:
         if node in trace.types:
             for dim in trace[node]:
                 trace.ids.freeze(dim, "it is an output of the network")
-    return _signature(trace, model, example)
+    return trace
 
 
 def _input_type(trace: Trace, node: fx.Node) -> Type:
@@ -68,12 +81,7 @@ def _apply(trace: Trace, node: fx.Node) -> Type:
 
 def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
     """What the trace has found, in terms of axes."""
-    ids, program = trace.ids, trace.program
-    typed: dict[str, Type] = {}
-    for node, name in program.tensors.items():  # a shared parameter may come in by several placeholders
-        if node in trace.types:
-            for have, more in zip(typed.setdefault(name, trace.types[node]), trace.types[node], strict=True):
-                ids.tie(have, more, f"{name} is shared")
+    ids, program, typed = trace.ids, trace.program, _parameters(trace)
     axes, position, resolved = grouped(trace, typed)
     final = lambda dim: None if dim is None else position[ids.resolve(dim)]  # noqa: E731
     return Signature(
@@ -93,3 +101,13 @@ def _signature(trace: Trace, model: nn.Module, example: Example) -> Signature:
         program=program,
         example=example,
     )
+
+
+def _parameters(trace: Trace) -> dict[str, Type]:
+    """The types of all parameters and buffers; those of a shared one, which may come in by several placeholders, are tied."""
+    typed: dict[str, Type] = {}
+    for node, name in trace.program.tensors.items():
+        if node in trace.types:
+            for have, more in zip(typed.setdefault(name, trace.types[node]), trace.types[node], strict=True):
+                trace.ids.tie(have, more, f"{name} is shared")
+    return typed
