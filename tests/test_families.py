@@ -26,8 +26,8 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
 QUICK = (
     "test_resnet", "test_byobnet", "test_efficientnet", "regnetx_002", "starnet_s050", "test_convnext",
     "resnetv2_18", "mobilenetv3_small_050", "repghostnet_050", "test_mambaout", "fastvit_t8", "test_vit",
-    "cs3darknet_focus_s", "ghostnet_050", "test_coatnet", "test_nfnet", "edgenext_xx_small", "skresnet18",
-    "efficientvit_b0", "swiftformer_xs",
+    "cs3darknet_focus_s", "ese_vovnet19b_slim_dw", "test_coatnet", "test_nfnet", "lcnetv2_small", "skresnet18",
+    "legacy_seresnet18", "swiftformer_xs",
 )  # fmt: skip
 
 
@@ -46,11 +46,7 @@ def test_a_slice_is_a_network_like_any_other(name: str, tmp_path: Path, exporter
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        assert all(torch.isfinite(p.grad).all() for p in small.parameters() if p.grad is not None)
-    idle = {key for key, p in small.named_parameters() if p.grad is None}
-    if idle:  # EfficientViM has weights that it doesn't use
-        torch.nn.functional.cross_entropy(model.train()(x), torch.arange(4)).backward()
-        assert idle <= {key for key, p in model.named_parameters() if p.grad is None}
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in small.parameters())
     small.eval()
     save_model(small, str(tmp_path / "weights.safetensors"))
     again = pas.slice(timm.create_model(name, num_classes=5, **arguments).eval(), signature, architecture)

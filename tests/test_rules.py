@@ -469,3 +469,6 @@ def test_blocks_that_only_timm_can_merge(name: str) -> None:
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) for network in (model, small)]
     assert 0 < norms[1] < norms[0]
     assert pas.cost.params(signature, architecture) == sum(p.numel() for p in pas.fuse(small).parameters())
+    model.stages[0].requires_grad_(False)
+    trained = {name: parameter.requires_grad for name, parameter in pas.fuse(model).named_parameters()}
+    assert all(flag is not name.startswith("stages.0.") for name, flag in trained.items()), "new biases as what they came from"

@@ -49,7 +49,8 @@ def same(truth: nn.Module, small: nn.Module, example: Example) -> bool:
     and for one, where `truth` takes these.
     """
     truth, small, draw = _prepared(truth, small)
-    for number, one in enumerate((example, rebatch(example, BATCH), rebatch(example, 1))):
+    others = [rebatch(example, n) for n in (BATCH, 1) if set(_lengths(example)) != {n}]
+    for number, one in enumerate((example, *others)):
         inputs = draw(one)
         expected = _results(truth, inputs)
         if expected is None and number:
@@ -65,22 +66,23 @@ def same_as_captured(truth: nn.Module, small: nn.Module, example: Example) -> bo
     dimension; then only a graph for any number can tell.
     """
     truth, small, draw = _prepared(truth, small)
-    many = draw(rebatch(example, max(BATCH, _examples(example))))
+    given = next(iter(_lengths(example)), BATCH)
+    many = draw(rebatch(example, max(BATCH, given)))
     first = lambda n: lambda value: value[:n] if isinstance(value, Tensor) and value.dim() else value  # noqa: E731
     captured = tree_map(first(BATCH), many)
     expected = _results(truth, captured)
     if expected is None or not _alike(expected, _results(small, captured)):
         return False
-    for n in {1, _examples(example)} - {BATCH}:
+    for n in {1, given} - {BATCH}:
         found = _results(small, tree_map(first(n), many))
         if found is None or not _alike(list(map(first(n), expected)), list(map(first(BATCH), found))):
             return False
     return True
 
 
-def _examples(example: Example) -> int:
-    """How many there are."""
-    return next((len(leaf) for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()), BATCH)
+def _lengths(example: Example) -> list[int]:
+    """How many examples each tensor has."""
+    return [len(leaf) for leaf in tree_leaves(example) if isinstance(leaf, Tensor) and leaf.dim()]
 
 
 def _prepared(truth: nn.Module, small: nn.Module) -> tuple[nn.Module, nn.Module, Callable[[Example], Inputs]]:

@@ -125,17 +125,29 @@ def merged(model: nn.Module, *, copied: bool = False) -> nn.Module:
     model = model if copied else forget(copy.deepcopy(model))
     before = torch.get_default_dtype()
     parameter = next(model.parameters())
-    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    trained = {name: one.requires_grad for name, one in model.named_parameters()}
     torch.set_default_dtype(parameter.dtype)  # the hooks make their layers with the defaults
     try:
         with parameter.device, torch.no_grad():
             _merge_children(model)
     finally:
         torch.set_default_dtype(before)
-    for name, one in model.named_parameters():
-        if name in trained:  # timm's hooks also detach what they don't merge, such as squeeze-and-excite
-            one.requires_grad_()
+    for name, one in model.named_parameters():  # timm's hooks also detach what they don't merge, such as squeeze-and-excite
+        one.requires_grad_(_was_trained(name, trained))
     return model
+
+
+def _was_trained(name: str, trained: dict[str, bool]) -> bool:
+    """Whether a parameter was trained; of a new one, such as the bias that a norm leaves, whether any was in what it was merged from."""
+    if name in trained:
+        return trained[name]
+    path = name
+    while path:
+        path = path.rpartition(".")[0]
+        around = [flag for other, flag in trained.items() if other.startswith(f"{path}." if path else "")]
+        if around:
+            return any(around)
+    return False
 
 
 def _merge_children(parent: nn.Module) -> None:
