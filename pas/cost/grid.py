@@ -43,6 +43,11 @@ class Grid:
                 value = value + steep * (widths[..., d] - widths[..., d].detach())
         return value
 
+    def to(self, device: torch.device) -> Grid:
+        """The same grid on another device."""
+        move = lambda tensors: tuple(one.to(device) for one in tensors)  # noqa: E731
+        return Grid(move(self.points), self.values.to(device), move(self.slopes))
+
     def _corners(self, table: Tensor, cells: list[Tensor], shares: list[Tensor], fixed: tuple[int, ...]) -> Tensor:
         """The multilinear mean of a table over the corners of the cells, but along the `fixed` dimensions."""
         total = torch.zeros_like(shares[0])

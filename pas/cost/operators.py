@@ -71,7 +71,8 @@ Factor = tuple[Dim, int]
 class Operator:
     """One call in the network: what is run, where, and its widths, each a product of dimensions.
 
-    A convolution reads a width and makes one; groups are a third, and a depth-wise one has one in all. A linear layer reads and makes one.
+    A convolution reads a width and makes one, as a linear layer does. One of groups has their number, what each reads, and what all make; a
+    depth-wise one has its channels.
     The width of a product of activations is its multiply-adds, that of any other operator the elements of its largest tensor, both of one
     example.
     """
@@ -143,7 +144,7 @@ def _convolution(signature: Signature, typed: Mapping[fx.Node, Type], node: fx.N
         kind, widths = "depthwise", [(makes,)]
     elif groups > 1:
         group = signature.groups.get(signature.program.tensors.get(w, w.name))
-        kind, widths = "grouped", [(reads,), (makes,), ((group, groups),)]
+        kind, widths = "grouped", [((group, groups),), ((typed[w][1], shape(w)[1]),), (makes,)]
     key = Key(kind, kernel, each(stride, 1), each(padding, 0), each(dilation, 1), shape(x)[2:], fused)
     return Operator(key, _place(node), tuple(widths))
 

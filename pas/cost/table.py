@@ -77,7 +77,8 @@ def needed(operators: Iterable[Operator], signature: Signature) -> Iterator[tupl
         for d in range(len(found[0].widths)):
             dense = {one.dense()[d] for one in found}
             fixed = all(one.kept(lowest)[d] == one.dense()[d] for one in found)
-            axes.append(sorted(dense) if fixed else sorted({*dense, *(BLOCK * step for step in STEPS if BLOCK * step < max(dense))}))
+            blocks = {BLOCK * step for step in STEPS if BLOCK * step < max(dense)} or {1}
+            axes.append(sorted(dense if fixed else dense | blocks))
         yield from ((key, widths) for widths in itertools.product(*axes))
 
 
