@@ -100,8 +100,7 @@ def share(cost: Cost, axes: Iterable[Axis], channels: int) -> float:
 
 def as_json(name: str, sig: Signature, pattern: str | None = None) -> dict[str, Any]:
     """All of it as plain data, or of the axes that a pattern names."""
-    dense = sig.dense()
-    everything = sig.mask(dense)
+    everything = np.ones(sig.channels, dtype=bool)
     found = rows(sig) if pattern is None else chosen(sig, pattern)
     return {"model": name, **{kind: build(sig, kind).at(everything) for kind in KINDS}, "axes": found}
 

@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from torch import Tensor, fx, nn
 
+from pas.axes.capture import in_mode, packet
 from pas.errors import PasError
 
 aten = torch.ops.aten
@@ -31,10 +32,8 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # export would take a batch of one for a constant
     batch = torch.cat([example[:1], example[:1]])
-    was_training = model.training
-    model.eval()
     try:
-        with _quiet():
+        with in_mode(model, training=False), _quiet():
             shapes = ({0: torch.export.Dim("batch", min=1)},)
             program = torch.export.export(model, (batch,), dynamic_shapes=shapes, strict=False)
             _plain(program.graph_module)
@@ -55,8 +54,6 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> None:
                     break
     except Exception as error:  # both exporters raise many kinds
         raise PasError(f"this network can't be written as ONNX: {_reason(error)}") from error
-    finally:
-        model.train(was_training)
 
 
 def _valid(path: str | Path) -> bool:
@@ -75,10 +72,9 @@ def _plain(module: fx.GraphModule) -> None:
     otherwise in memory. The pooling of a whole map becomes a mean: of channels that lie last it would be a table of places.
     """
     for node in list(module.graph.nodes):
-        packet = getattr(node.target, "overloadpacket", None)
-        if packet is aten.adaptive_avg_pool2d and list(node.args[1]) == [1, 1]:
+        if packet(node) is aten.adaptive_avg_pool2d and list(node.args[1]) == [1, 1]:
             node.target, node.args = aten.mean.dim, (node.args[0], [-2, -1], True)
-        elif packet is aten.scaled_dot_product_attention:
+        elif packet(node) is aten.scaled_dot_product_attention:
             if len(node.meta["val"].shape) != 4:
                 _four_dimensions(module.graph, node)
             elif len(node.args) > 3 and node.args[3] is not None:
@@ -111,19 +107,23 @@ def _after(graph: fx.Graph, node: fx.Node, target: Any, *args: Any, **kwargs: An
 
 def session(path: str | Path, threads: int) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU with so many threads; 0 leaves the number to the runtime."""
+    return onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """What all sessions have in common."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return options
 
 
 @torch.no_grad()
 def max_error(model: nn.Module, path: str | Path, example: Tensor) -> float:
     """Largest difference between the file and the network in eval mode, max |a - b| / max |a|, on the CPU."""
-    was_training = model.training
-    expected = model.eval()(example).cpu().numpy()
-    model.train(was_training)
+    with in_mode(model, training=False):
+        expected = model(example).cpu().numpy()
     runtime = session(path, threads=0)
     (found,) = runtime.run(None, {runtime.get_inputs()[0].name: example.cpu().numpy()})
     return float(np.abs(expected - found).max() / np.abs(expected).max())

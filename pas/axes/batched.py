@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from pas.axes.capture import BATCH, Program, shape
+from pas.axes.capture import BATCH, Program, packet, shape
 
 _REPEATS = (torch.ops.aten.expand, torch.ops.aten.repeat, torch.ops.aten.tile)
 
@@ -44,7 +44,7 @@ def _as_many_as_examples(node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor) or shape(node)[:1] != (BATCH,):
         return False
     source = node.all_input_nodes
-    repeats = getattr(node.target, "overloadpacket", None) in _REPEATS
+    repeats = packet(node) in _REPEATS
     return not source or (repeats and (len(shape(source[0])) < len(shape(node)) or shape(source[0])[0] == 1))
 
 

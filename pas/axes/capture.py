@@ -213,7 +213,22 @@ def owner(node: fx.Node) -> str:
     return list(stack.values())[-1][0] if stack else ""
 
 
+def packet(node: fx.Node) -> Any:
+    """The operator of a call, whichever overload."""
+    return getattr(node.target, "overloadpacket", node.target)
+
+
+def arguments(node: fx.Node, count: int) -> list[Any]:
+    """The first `count` arguments of a call by position, keywords put in their places, absent ones None."""
+    overload: Any = node.target
+    names = [argument.name for argument in overload._schema.arguments]
+    values = list(node.args) + [None] * (len(names) - len(node.args))
+    for key, value in node.kwargs.items():
+        values[names.index(key)] = value
+    return (values + [None] * count)[:count]
+
+
 def place(node: fx.Node) -> str:
     """An operator and where it stands, for a person."""
-    name = str(getattr(node.target, "overloadpacket", node.target))
+    name = str(packet(node))
     return f"{name} in {owner(node) or 'the network'}"

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from pas.axes.batched import batched
-from pas.axes.capture import BATCH, Program, owner, place, shape
+from pas.axes.capture import BATCH, Program, arguments, owner, place, shape
 from pas.axes.ids import Dim, Ids, merge
 from pas.axes.reshape import regroup
 
@@ -114,13 +114,8 @@ class Trace:
     # -- reading a call
 
     def arguments(self, node: fx.Node, count: int) -> list[Any]:
-        """The first `count` arguments by position, keywords put in their places, absent ones None."""
-        overload: Any = node.target
-        names = [argument.name for argument in overload._schema.arguments]
-        values = list(node.args) + [None] * (len(names) - len(node.args))
-        for key, value in node.kwargs.items():
-            values[names.index(key)] = value
-        return (values + [None] * count)[:count]
+        """As `pas.axes.capture.arguments`."""
+        return arguments(node, count)
 
     def named(self, node: fx.Node, name: str) -> Any:
         """The argument of this name, whichever overload was called; None where it is absent."""

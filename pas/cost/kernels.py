@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from pas import onnx
 from pas.cost.operators import Key
 from pas.errors import PasError
 
@@ -99,10 +100,7 @@ def kernel_times(model: bytes, feeds: dict[str, np.ndarray], threads: int) -> li
     convolutions and back: inside a network they stand at its ends only. On a busy machine most runs are interrupted somewhere, but few at
     one kernel, so that the median of each says more than that of their sum.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = onnx.session_options(threads)
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")

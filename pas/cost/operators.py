@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from pas.axes.batched import batched
-from pas.axes.capture import BATCH, owner, shape
+from pas.axes.capture import BATCH, arguments, owner, packet, shape
 from pas.axes.ids import Dim
 from pas.axes.infer import typed_nodes
 from pas.axes.signature import Signature, rows
@@ -100,22 +100,17 @@ def operators(signature: Signature) -> list[Operator]:
     found: list[Operator] = []
     done: set[fx.Node] = set()
     for node in signature.program.graph.nodes:
-        packet = _packet(node)
-        if node.op != "call_function" or node in done or node not in live or packet in _FREE or packet in _NOTHING:
+        if node.op != "call_function" or node in done or node not in live or packet(node) in _FREE:
             continue
-        if packet in _CONVOLUTIONS:
+        if packet(node) in _CONVOLUTIONS:
             followers, fused = _followers(node)
             done.update(followers)
             found.append(_convolution(signature, typed, node, fused))
-        elif packet in (aten.linear, aten.addmm):
+        elif packet(node) in (aten.linear, aten.addmm):
             found.append(_linear(typed, node))
         else:
             found.append(_other(typed, node))
     return found
-
-
-def _packet(node: fx.Node) -> Any:
-    return getattr(node.target, "overloadpacket", node.target)
 
 
 def _followers(node: fx.Node) -> tuple[list[fx.Node], str]:
@@ -124,18 +119,17 @@ def _followers(node: fx.Node) -> tuple[list[fx.Node], str]:
     fused = ""
     while len(node.users) == 1 and not fused:
         node = next(iter(node.users))
-        packet = _packet(node)
-        if packet in FUSED or (packet in (aten.hardtanh, aten.hardtanh_) and tuple(node.args[1:]) == (0, 6)):
-            fused = FUSED.get(packet, "relu6")
-        elif packet is not aten.batch_norm and packet not in _NOTHING:
+        called = packet(node)
+        if called in FUSED or (called in (aten.hardtanh, aten.hardtanh_) and tuple(node.args[1:]) == (0, 6)):
+            fused = FUSED.get(called, "relu6")
+        elif called is not aten.batch_norm and called not in _NOTHING:
             break
         found.append(node)
     return found, fused
 
 
 def _convolution(signature: Signature, typed: Mapping[fx.Node, Type], node: fx.Node, fused: str) -> Operator:
-    arguments: list[Any] = [*node.args, *[None] * (7 - len(node.args))]
-    x, w, _, stride, padding, dilation, groups = arguments
+    x, w, _, stride, padding, dilation, groups = arguments(node, 7)
     kernel = shape(w)[2:]
     each = lambda value, default: tuple(value) * (len(kernel) // len(value)) if value else (default,) * len(kernel)  # noqa: E731
     reads, makes, groups = (typed[x][1], shape(x)[1]), (typed[node][1], shape(node)[1]), groups or 1
@@ -150,7 +144,7 @@ def _convolution(signature: Signature, typed: Mapping[fx.Node, Type], node: fx.N
 
 
 def _linear(typed: Mapping[fx.Node, Type], node: fx.Node) -> Operator:
-    x: Any = node.args[1 if _packet(node) is aten.addmm else 0]
+    x: Any = node.args[1 if packet(node) is aten.addmm else 0]
     lines = math.prod(shape(x)[:-1]) // BATCH
     return Operator(Key("linear", size=(lines,)), _place(node), (((typed[x][-1], shape(x)[-1]),), ((typed[node][-1], shape(node)[-1]),)))
 
@@ -159,10 +153,10 @@ def _other(typed: Mapping[fx.Node, Type], node: fx.Node) -> Operator:
     tensors = [one for one in [*node.all_input_nodes, node] if one in typed]
     largest = max(tensors, key=lambda one: math.prod(shape(one)))
     factors = _factors(typed, largest)
-    if _packet(node) in _PRODUCTS:  # all of the one, and what the other has more than the result: the dimension that is summed over
+    if packet(node) in _PRODUCTS:  # all of the one, and what the other has more than the result: the dimension that is summed over
         first: Any = node.all_input_nodes[0]
         factors = (*_factors(typed, node), (typed[first][-1], shape(first)[-1]))
-    name = str(_packet(node)).removeprefix("aten.").rstrip("_")
+    name = str(packet(node)).removeprefix("aten.").rstrip("_")
     return Operator(Key(name), _place(node), (factors,))
 
 

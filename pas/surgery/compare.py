@@ -92,8 +92,8 @@ def _prepared(truth: nn.Module, small: nn.Module) -> tuple[nn.Module, nn.Module,
 
 
 def _alike(expected: list[Tensor], found: list[Tensor] | None) -> bool:
-    same = found is not None and [(t.shape, t.dtype) for t in expected] == [(t.shape, t.dtype) for t in found]
-    return same and all(map(_close, expected, found or []))
+    kinds = lambda tensors: [(t.shape, t.dtype) for t in tensors]  # noqa: E731
+    return found is not None and kinds(expected) == kinds(found) and all(map(_close, expected, found))
 
 
 def _real(network: nn.Module) -> torch.dtype:

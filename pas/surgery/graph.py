@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_unflatten
 
 from pas.architecture import Architecture
-from pas.axes.capture import owner, shape, shapes
+from pas.axes.capture import owner, packet, shape, shapes
 from pas.axes.infer import infer
 from pas.axes.rules.movement import SIZED
 from pas.axes.signature import Signature, rows
@@ -79,7 +79,7 @@ def assemble(
     for node in sorted(captured.program.inputs, key=lambda one: names.index(one.name) if one.name in names else len(names)):
         values[node] = graph.placeholder(node.name)
     for node in captured.program.graph.nodes:
-        if node in values or node in inside or node in captured.program.tensors or getattr(node.target, "overloadpacket", None) in _CHECKS:
+        if node in values or node in inside or node in captured.program.tensors or packet(node) in _CHECKS:
             continue
         load = lambda n: values[n] if n in values else _load(graph, values, n, captured)  # noqa: E731
         if node.op == "output":
@@ -95,7 +95,7 @@ def assemble(
             values[node] = graph.call_function(aten.index_select.default, (load(turned.source), turned.along, index))
         elif path in vanishing or _is_leaf(node, modules.get(path)):
             values[node] = graph.call_module(path, (load(node.args[0]),))
-        elif getattr(node.target, "overloadpacket", None) is aten.batch_norm and _has_statistics(modules.get(path)):
+        elif packet(node) is aten.batch_norm and _has_statistics(modules.get(path)):
             _lift_norm(root, modules[path], path, len(shape(node)))
             values[node] = graph.call_module(path, (load(node.args[0]),))
         elif (dropout := dropout_of(node)) is not None:
@@ -174,12 +174,11 @@ def _order(turned: Shuffle, keep: np.ndarray) -> torch.Tensor:
 
 
 def _is_leaf(node: fx.Node, module: nn.Module | None) -> bool:
-    packet = getattr(node.target, "overloadpacket", None)
     if getattr(module, "padding_mode", "zeros") != "zeros":  # the graph pads before it
         return False
     if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.affine and not module.track_running_stats:
         return False  # it only remembers a number of channels, and would warn
-    return type(module) in _LEAVES and packet in (
+    return type(module) in _LEAVES and packet(node) in (
         _LEAVES[type(module)],
         aten.relu_ if type(module) is nn.ReLU else None,
     )
@@ -206,25 +205,25 @@ def _rewrite(node: fx.Node, constants: Counts) -> tuple[Callable[..., Any], tupl
     """The operator and arguments of a node with the counts that stay."""
     target: Any = node.target
     args: tuple[Any, ...] = tuple(node.args)
-    packet, kwargs = getattr(target, "overloadpacket", None), {**node.kwargs}
+    called, kwargs = packet(node), {**node.kwargs}
     viewed = getattr(target, "_overloadname", "") == "dtype"  # as another dtype
-    if packet in SIZED and not viewed:  # every static size written out, so that the one that depends on the batch is left to torch
+    if called in SIZED and not viewed:  # every static size written out, so that the one that depends on the batch is left to torch
         sizes = [constants.get((node, 1, d), size) for d, size in enumerate(_static(node))]
         return aten.reshape.default, (args[0], sizes), {}
-    if packet in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):
+    if called in _SPLIT and any((node, 1, i) in constants for i in range(len(shapes(node)))):
         along: Any = args[2] if len(args) > 2 else kwargs.get("dim", 0)
         dim = along % len(shape(node))
         sizes = [constants.get((node, 1, i), one[dim]) for i, one in enumerate(shapes(node))]
         return aten.split_with_sizes.default, (args[0], sizes, dim), {}
-    if packet is aten.expand:  # -1: as it was
+    if called is aten.expand:  # -1: as it was
         lead = len(args[1]) - len(shape(args[0]))
         same = {d for d in range(lead, len(args[1])) if shape(args[0])[d - lead] == shape(node)[d]}
         counts = _counted(node, 1, args[1], constants)
         return target, (args[0], [-1 if d in same and (node, 1, d) in constants else size for d, size in enumerate(counts)]), kwargs
     kwargs.pop("output_size", None)  # of a repetition; it follows
-    if packet is _ATTENTION:
+    if called is _ATTENTION:
         kwargs["scale"] = kwargs.get("scale") or shape(args[0])[-1] ** -0.5
-    if packet in (aten.slice, aten.narrow):
+    if called in (aten.slice, aten.narrow):
         args = args + (None,) * (4 - len(args))
     args = tuple(_counted(node, i, argument, constants) for i, argument in enumerate(args))
     return target, args, kwargs

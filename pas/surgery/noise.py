@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pas.axes.capture import BATCH, Example, as_arguments, in_mode, owner, rebatch, silent
+from pas.axes.capture import BATCH, Example, as_arguments, in_mode, owner, packet, rebatch, silent
 
 aten = torch.ops.aten
 _RECURRENT = (aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
@@ -33,11 +33,6 @@ class Attention(nn.Module):
         p = self.p if self.training else 0.0
         attend = nn.functional.scaled_dot_product_attention
         return attend(q, k, v, mask, p, self.causal, scale=self.scale, enable_gqa=self.grouped)
-
-
-def packet(node: fx.Node) -> Any:
-    """The operator of a call, whichever overload."""
-    return getattr(node.target, "overloadpacket", node.target)
 
 
 def marked(model: nn.Module, example: Example) -> tuple[nn.Module, frozenset[str]]:
