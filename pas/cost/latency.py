@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pas.axes.signature import Signature
+from pas.cost.counts import Counts, Dimensions
 from pas.cost.grid import Grid
-from pas.cost.operators import Key, operators
+from pas.cost.operators import Key, Operator, operators
 from pas.cost.table import Table
 
 NANOSECONDS = 1_000_000
@@ -28,10 +30,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Part:
-    """All operators with one key: their widths (operators, D) are products of counts (operators, D, m). `made`: the one that they make."""
+    """All operators with one key: each of their widths (operators, D) is a product of counts (operators, D, m), of which the last is 1, and
+    of a size that stays. `made`: the width that they make.
+    """
 
     grid: Grid
     factors: Tensor
+    sizes: Tensor
     made: int
 
 
@@ -39,12 +44,10 @@ class Part:
 class Latency:
     """The predicted time of a batch in nanoseconds, a cost like MACs: of any masks, with gradients to what makes and what reads a channel.
 
-    A count is a polynomial in the gates (see `pas.cost.macs.Cost`); the table's lower envelope is interpolated between its points.
+    The table's lower envelope is interpolated between its points.
     """
 
-    elements: Tensor
-    owner: Tensor
-    fixed: Tensor
+    counts: Counts
     parts: tuple[Part, ...]
     calibration: Calibration
 
@@ -53,12 +56,11 @@ class Latency:
 
         Without `both_sides` the gradient goes only to what makes a channel.
         """
-        values = gates.to(torch.float64)
-        counts = values.new_zeros(*values.shape[:-1], len(self.fixed)).index_add(-1, self.owner, values[..., self.elements].prod(-1))
-        counts = counts + self.fixed
-        total = counts.new_zeros(values.shape[:-1])
+        counts = self.counts(gates)
+        counts = torch.cat([counts, counts.new_ones(*counts.shape[:-1], 1)], -1)
+        total = counts.new_zeros(counts.shape[:-1])
         for part in self.parts:
-            widths = counts[..., part.factors].prod(-1)
+            widths = counts[..., part.factors].prod(-1) * part.sizes
             if not both_sides:
                 others = [d for d in range(widths.shape[-1]) if d != part.made]
                 widths = widths.clone()
@@ -72,8 +74,8 @@ class Latency:
 
     def to(self, device: torch.device) -> Latency:
         """The same cost on another device."""
-        parts = tuple(Part(part.grid.to(device), part.factors.to(device), part.made) for part in self.parts)
-        return replace(self, elements=self.elements.to(device), owner=self.owner.to(device), fixed=self.fixed.to(device), parts=parts)
+        parts = tuple(Part(one.grid.to(device), one.factors.to(device), one.sizes.to(device), one.made) for one in self.parts)
+        return replace(self, counts=self.counts.to(device), parts=parts)
 
     def calibrated(self, calibration: Calibration) -> Latency:
         """The same sum, with another scale and offset."""
@@ -82,32 +84,24 @@ class Latency:
 
 def build(signature: Signature, table: Table) -> Latency:
     """The latency of a network by a table, not calibrated. Raises PasError for an operator that the table doesn't have."""
-    tables: list[np.ndarray] = []
-    index: dict[object, int] = {}
-    fixed: list[float] = []
-
-    def count(dim: np.ndarray | None, size: int) -> int:
-        key = size if dim is None else (dim.shape, dim.tobytes())
-        if key not in index:
-            index[key] = len(fixed)
-            fixed.append(size if dim is None else 0)
-            tables.append(np.zeros((0, 1), dtype=np.int64) if dim is None else dim)
-        return index[key]
-
-    one = count(None, 1)
-    uses: dict[Key, list[list[list[int]]]] = {}
-    for operator in operators(signature):
-        uses.setdefault(operator.key, []).append([[count(dim, size) for dim, size in width] for width in operator.widths])
+    dimensions = Dimensions()
+    uses: dict[Key, list[Operator]] = {}
+    for one in operators(signature):
+        uses.setdefault(one.key, []).append(one)
+    listed = {
+        key: [[[dimensions.index(dim) for dim, _ in width if dim is not None] for width in one.widths] for one in found]
+        for key, found in uses.items()
+    }
+    last = len(dimensions.tables)
     parts = []
     for key, found in uses.items():
-        longest = max(len(width) for widths in found for width in widths)
-        factors = [[width + [one] * (longest - len(width)) for width in widths] for widths in found]
-        parts.append(Part(table.grid(key), torch.tensor(factors), made=len(found[0]) - 1))
-    most = max(one.shape[1] for one in tables)
-    elements = np.concatenate([np.pad(one, ((0, 0), (0, most - one.shape[1]))) for one in tables])
-    owner = np.repeat(np.arange(len(tables)), [len(one) for one in tables])
-    constants = torch.tensor(fixed, dtype=torch.float64)
-    return Latency(torch.from_numpy(elements), torch.from_numpy(owner), constants, tuple(parts), Calibration())
+        longest = max(len(places) for widths in listed[key] for places in widths)
+        factors = [[places + [last] * (longest - len(places)) for places in widths] for widths in listed[key]]
+        sizes = [[math.prod(size for dim, size in width if dim is None) for width in one.widths] for one in found]
+        shape = (len(found), len(found[0].widths), longest)
+        indices = torch.tensor(factors, dtype=torch.long).reshape(shape)
+        parts.append(Part(table.grid(key), indices, torch.tensor(sizes, dtype=torch.float64), made=shape[1] - 1))
+    return Latency(dimensions.counts(), tuple(parts), Calibration())
 
 
 def calibrate(sums: Sequence[float], measured: Sequence[float]) -> Calibration:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pas.architecture import Architecture
 from pas.axes.signature import Signature
+from pas.cost.counts import Counts, Dimensions
 
 KINDS = ("macs", "params")
 
@@ -23,9 +24,7 @@ class Cost:
     what reads it.
     """
 
-    elements: Tensor  # (R, k) channels whose product says whether an element stays
-    owner: Tensor  # (R,) the dimension of each element
-    dimensions: int
+    counts: Counts
     coefficients: Tensor  # (T,) float64
     factors: Tensor  # (T, m) dimensions multiplied in each term; the last dimension counts 1
     makes: Tensor  # (T,) the dimension whose channels a term makes, the first of its factors; -1 where these are no axis
@@ -35,10 +34,8 @@ class Cost:
 
         Its gradient goes to what makes a channel and to what reads it, or, without `both_sides`, only to what makes it.
         """
-        values = gates.to(torch.float64)
-        batch = values.shape[:-1]
-        counts = values.new_zeros(*batch, self.dimensions).index_add(-1, self.owner, values[..., self.elements].prod(-1))
-        counts = torch.cat([counts, counts.new_ones(*batch, 1)], -1)
+        counts = self.counts(gates)
+        counts = torch.cat([counts, counts.new_ones(*counts.shape[:-1], 1)], -1)
         products = counts[..., self.factors].prod(-1)
         if not both_sides:  # the derivative by what a term makes is the product of its other counts
             made = counts[..., self.makes]
@@ -52,9 +49,7 @@ class Cost:
     def to(self, device: torch.device) -> Cost:
         """The same cost on another device."""
         return Cost(
-            self.elements.to(device),
-            self.owner.to(device),
-            self.dimensions,
+            self.counts.to(device),
             self.coefficients.to(device),
             self.factors.to(device),
             self.makes.to(device),
@@ -71,8 +66,7 @@ def build(signature: Signature, kind: str) -> Cost:
         ]
     else:
         raise ValueError(f"cost must be one of {', '.join(KINDS)}, not {kind!r}")
-    tables: list[np.ndarray] = []
-    index: dict[tuple, int] = {}
+    dimensions = Dimensions()
     rows: list[list[int]] = []
     coefficients: list[float] = []
     makes: list[int] = []
@@ -83,25 +77,15 @@ def build(signature: Signature, kind: str) -> Cost:
             if dim is None:
                 fixed *= size
                 continue
-            key = (dim.shape, dim.tobytes())
-            if key not in index:
-                index[key] = len(tables)
-                tables.append(dim)
-            factors.append(index[key])
+            factors.append(dimensions.index(dim))
         coefficients.append(fixed / divisor)
         rows.append(factors)
         makes.append(-1 if first is None else factors[0])
-    width = max([table.shape[1] for table in tables], default=1)
-    elements = np.concatenate(
-        [np.pad(t, ((0, 0), (0, width - t.shape[1]))) for t in tables] or [np.zeros((0, 1), dtype=np.int64)]
-    )
-    owner = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     longest = max(map(len, rows), default=0)
-    padded = np.array([row + [len(tables)] * (longest - len(row)) for row in rows], dtype=np.int64).reshape(
+    padded = np.array([row + [len(dimensions.tables)] * (longest - len(row)) for row in rows], dtype=np.int64).reshape(
         len(rows), longest
     )
-    return Cost(torch.from_numpy(elements), torch.from_numpy(owner).long(), len(tables),
-                torch.tensor(coefficients, dtype=torch.float64), torch.from_numpy(padded), torch.tensor(makes).long())  # fmt: skip
+    return Cost(dimensions.counts(), torch.tensor(coefficients, dtype=torch.float64), torch.from_numpy(padded), torch.tensor(makes).long())
 
 
 def macs(signature: Signature, architecture: Architecture) -> int:

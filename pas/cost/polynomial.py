@@ -33,9 +33,9 @@ def polynomial(cost: Cost, signature: Signature) -> Polynomial:
     home = np.full(signature.channels, -1)
     for number, axis in enumerate(axes):
         home[axis.start : axis.start + axis.size] = number
-    owners, elements = cost.owner.numpy(), home[cost.elements.numpy()]
+    owners, elements = cost.counts.owner.numpy(), home[cost.counts.elements.numpy()]
     counts: list[dict[Monomial, float]] = []
-    for dimension in range(cost.dimensions):
+    for dimension in range(cost.counts.dimensions):
         rows = elements[owners == dimension]
         kinds = Counter(tuple(sorted({a for a in row if a >= 0})) for row in rows.tolist())
         counts.append({kind: number / float(np.prod([axes[a].size for a in kind])) for kind, number in kinds.items()})
