@@ -16,8 +16,9 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     from pas import distributed
+    from pas.cost.conditions import cpu_name
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
     return {
         **{package: _version(package) for package in PACKAGES},
         "python": platform.python_version(),
@@ -34,15 +35,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # run from a checkout that isn't installed
         return "unknown"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> dict[str, Any]:

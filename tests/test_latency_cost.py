@@ -13,18 +13,19 @@ from torch import nn
 import pas
 from pas import models
 from pas.axes.signature import Signature
+from pas.cost.grid import Grid
 from pas.cost.latency import NANOSECONDS, Calibration, Latency, build, calibrate
-from pas.cost.operators import operators
-from pas.cost.table import Table, needed
+from pas.cost.operators import Key, operators
+from pas.cost.table import Table, points, wanted
 from pas.errors import PasError
 
 
-def made_up(signature: Signature) -> Table:
+def made_up(signature: Signature) -> dict[Key, Grid]:
     """A table in which time rises with the product of an operator's widths."""
-    table = Table(HEADER)
-    for key, widths in needed(operators(signature), signature):
+    table, axes = Table(HEADER), wanted(operators(signature), signature, 8)
+    for key, widths in points(axes):
         table.add(key, widths, 0.01 + 1e-5 * math.prod(widths))
-    return table
+    return table.grids(axes)
 
 
 def network(name: str) -> tuple[nn.Module, Signature]:
@@ -93,8 +94,7 @@ def test_many_masks_at_once() -> None:
 
 def test_an_operator_that_the_table_lacks_is_an_error() -> None:
     _, signature = network("small")
-    table = made_up(signature)
-    del table.points["mean"]
+    table = {key: grid for key, grid in made_up(signature).items() if key.kind != "mean"}
     with pytest.raises(PasError, match="the table has no mean; measure it with pas profile"):
         build(signature, table)
 

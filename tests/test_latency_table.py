@@ -15,12 +15,14 @@ from torch import nn
 
 import pas
 from pas import models
-from pas.cost.kernels import PLAIN, Setting, milliseconds
+from pas.cost.conditions import Conditions, Header
+from pas.cost.kernels import milliseconds
+from pas.cost.operator_onnx import BINARY, UNARY
 from pas.cost.operators import Key, operators
-from pas.cost.table import Header, Table, Writer, matching, needed, read
+from pas.cost.table import Network, Table, Writer, matching, points, read, wanted
 from pas.errors import PasError
 
-HEADER = Header("a processor", "onnxruntime", "float32", 1, 2, {"onnxruntime": "1.23"})
+HEADER = Header("a processor", "onnxruntime", "float32", "NCHW", 1, 2, {"onnxruntime": "1.23"})
 KEY = Key("conv", (3, 3), (1, 1), (1, 1), (1, 1), (14, 14), "relu")
 
 
@@ -79,7 +81,8 @@ def test_attention_has_operators_too() -> None:
     model = models.create("test_vit", num_classes=10, in_chans=3).eval()
     found = operators(pas.signature(model, torch.zeros(1, 3, 160, 160)))
     attention = next(one for one in found if one.key.kind == "scaled_dot_product_attention")
-    assert attention.dense()[0] > 0
+    assert attention.dense() == (2, 32)  # heads, and the size of each
+    assert attention.key.size == (101, 101)
     assert sum(one.key.kind == "linear" for one in found) >= 6 * 4  # query-key-value, projection and two more in each of six blocks
 
 
@@ -90,29 +93,38 @@ def test_attention_has_operators_too() -> None:
         (Key("depthwise", (3, 3), (2, 2), (1, 1), (1, 1), (14, 14), "relu6"), (32,)),
         (Key("grouped", (1, 1), (1, 1), (0, 0), (1, 1), (14, 14), "tanh"), (4, 8, 18)),
         (Key("linear", size=(4,)), (32, 10)),
-        *((Key(kind), (1000,)) for kind in PLAIN),
+        (Key("max_pool2d", (3, 3), (2, 2), (1, 1), (1, 1), (14, 14)), (32,)),
+        (Key("avg_pool2d", (2, 2), (2, 2), (0, 0), (1, 1), (14, 14)), (32,)),
+        (Key("matmul"), (3, 8, 16, 8)),
+        (Key("scaled_dot_product_attention", size=(20, 30)), (3, 16)),
+        (Key("layer_norm"), (20, 48)),
+        *((Key(kind), (1000,)) for kind in (*UNARY, *BINARY)),
     ],
 )
-def test_an_operator_takes_time(key: Key, widths: tuple[int, ...]) -> None:
-    assert 0 < milliseconds(key, widths, Setting("onnxruntime", 1, 1)) < 1000
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+def test_an_operator_takes_time(key: Key, widths: tuple[int, ...], runtime: str) -> None:
+    ms, iqr = milliseconds(key, widths, Conditions(runtime))
+    assert 0 < ms < 1000
+    assert iqr >= 0
 
 
 def test_operators_that_nobody_can_build_are_refused() -> None:
     with pytest.raises(PasError, match="no way is known to time 'sort' alone"):
-        milliseconds(Key("sort"), (10,), Setting("onnxruntime", 1, 1))
-    with pytest.raises(PasError, match="operators are timed in onnxruntime, not in abacus"):
-        milliseconds(KEY, (16, 16), Setting("abacus", 1, 1))
+        milliseconds(Key("sort"), (10,), Conditions())
+    with pytest.raises(PasError, match="no way is known to time 'sort' alone"):
+        milliseconds(Key("sort"), (10,), Conditions("torch"))
 
 
 def test_points_that_a_network_needs() -> None:
     """`a` reads three channels that stay and makes up to 16: at 8 and 16; the classifier's outputs stay."""
     signature = pas.signature(Small().eval(), torch.zeros(1, 3, 16, 16))
-    points: dict[str, list[tuple[int, ...]]] = {}
-    for key, widths in needed(operators(signature), signature):
-        points.setdefault(str(key), []).append(widths)
-    assert points["conv 3x3 p1x1 /2 at 16x16, relu6"] == [(3, 8), (3, 16)]
-    assert points["linear at 1"] == [(8, 5), (16, 5)]
-    assert len(points["conv 1x1 p0x0 at 8x8"]) == 4 * 2  # 8, 16, 24 and 32 channels to 8 or 16
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for key, widths in points(wanted(operators(signature), signature, 8)):
+        found.setdefault(str(key), []).append(widths)
+    assert found["conv 3x3 p1x1 /2 at 16x16, relu6"] == [(3, 8), (3, 16)]
+    assert found["linear at 1"] == [(8, 5), (16, 5)]
+    assert len(found["conv 1x1 p0x0 at 8x8"]) == 4 * 2  # 8, 16, 24 and 32 channels to 8 or 16
+    assert wanted(operators(signature), signature, 16)[Key("linear", size=(1,))] == [[1, 16], [5]]  # no block is narrower
 
 
 def write(path: Path, points: dict[tuple[int, ...], float]) -> None:
@@ -130,20 +142,24 @@ def test_table_comes_back_and_a_cut_line_is_measured_again(tmp_path: Path) -> No
         path.write_text(whole[:cut])
         assert read(path).points == {str(KEY): {(8, 8): 1.0, (8, 16): 2.0}}
     with pytest.raises(PasError, match=r"lacks conv 3x3 p1x1 at 14x14, relu at widths \(16, 8\)"):
-        Table(HEADER, {str(KEY): {(8, 8): 1.0, (8, 16): 2.0, (16, 16): 4.0}}).grid(KEY)
+        Table(HEADER, {str(KEY): {(8, 8): 1.0, (8, 16): 2.0, (16, 16): 4.0}}).grids({KEY: [[8, 16], [8, 16]]})
     write(path, {(16, 8): 2.5, (16, 16): 4.0})  # behind what is left
     table = matching(path, HEADER)
     assert table.points == {str(KEY): {(8, 8): 1.0, (8, 16): 2.0, (16, 8): 2.5, (16, 16): 4.0}}
-    assert float(table.grid(KEY)(torch.tensor([12.0, 16.0], dtype=torch.float64))) == pytest.approx(3)
+    assert table.grids({KEY: [[8, 16], [16]]})[KEY].values.tolist() == [[2], [4]]  # points of another network are left out
     with pytest.raises(PasError, match="the table has no linear at 1; measure it with pas profile"):
-        table.grid(Key("linear", size=(1,)))
+        table.grids({Key("linear", size=(1,)): [[1], [1]]})
 
 
 def test_tables_of_other_machines_and_what_is_no_table_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
     write(path, {(8, 8): 1.0})
-    other = Header("another processor", "torch", "float32", 32, 1, {})
-    with pytest.raises(PasError, match="is of a processor, onnxruntime, float32, batch 1, 2 threads; this is another processor, torch"):
+    other = Header("another processor", "torch", "float32", "NCHW", 32, 1, {"torch": "2.11"})
+    expected = (
+        r"is of a processor, onnxruntime \(onnxruntime 1.23\), float32, NCHW, batch 1, 2 threads; "
+        r"this is another processor, torch \(torch 2.11\), float32, NCHW, batch 32, 1 thread:"
+    )
+    with pytest.raises(PasError, match=expected):
         matching(path, other)
     with pytest.raises(PasError, match="can't be read"):
         read(tmp_path / "nothing.jsonl")
@@ -151,9 +167,20 @@ def test_tables_of_other_machines_and_what_is_no_table_are_refused(tmp_path: Pat
     path.write_text(json.dumps({**json.loads(first), "schema": 99}) + "\n")
     with pytest.raises(PasError, match="schema 99, newer than 1"):
         read(path)
-    path.write_text(first + "{}\n" + "".join(rest))
-    with pytest.raises(PasError, match="line 2 is damaged"):
-        read(path)
+    for damaged in ("{}", '{"operator": "conv", "widths": [1], "ms": 0}', "[]", '{"network": "a"}'):
+        path.write_text(first + damaged + "\n" + "".join(rest))
+        with pytest.raises(PasError, match="line 2 is damaged"):
+            read(path)
+
+
+def test_blocks_and_networks_come_back(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "table.jsonl", HEADER)
+    network = Network("abc", {"conv1": 8}, 0.5, 3.25)
+    writer.block(16)
+    writer.network(network)
+    writer.close()
+    table = read(tmp_path / "table.jsonl")
+    assert (table.block, table.networks) == (16, [network])
 
 
 @given(st.binary(max_size=200))

@@ -1,12 +1,15 @@
 """Measured latency: orders networks of different size rightly, on both runtimes, and says what it measured with."""
 
+import itertools
+
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from pas import models
-from pas.cost.measure import latency
+from pas.cost.conditions import Conditions
+from pas.cost.measure import Latency, Timed, calm, interval, latency, ratio, turns
 from pas.errors import PasError
 
 pytestmark = pytest.mark.usefixtures("exporter")
@@ -18,11 +21,11 @@ def nets() -> dict[str, nn.Module]:
     return {key: models.create(name, num_classes=10, in_chans=1) for key, name in names.items()}
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch", pytest.param("compile", marks=pytest.mark.slow)])
 def test_smaller_is_faster_and_the_record_is_complete(runtime: str) -> None:
     networks, threads = nets(), torch.get_num_threads()
     networks["searched"].eval()
-    found = latency(networks, torch.randn(1, 1, 32, 32), runtime=runtime, batch=4, threads=1, repeats=15, warmup=2)
+    found = latency(networks, torch.randn(1, 1, 32, 32), Conditions(runtime, batch=4), repeats=15, warmup=2, spread=None)
     assert list(found) == ["dense", "searched"]
     assert 0 < found["searched"].median_ms < found["dense"].median_ms
     for result in found.values():
@@ -30,11 +33,15 @@ def test_smaller_is_faster_and_the_record_is_complete(runtime: str) -> None:
         assert result.dtype == "float32"
         assert result.device
         assert result.iqr_ms >= 0
+        assert result.low_ms <= result.median_ms <= result.high_ms
         assert result.versions["torch"] == torch.__version__
         assert result.versions.get("onnxruntime") == (onnxruntime.__version__ if runtime == "onnxruntime" else None)
     assert networks["dense"].training
     assert not networks["searched"].training
     assert torch.get_num_threads() == threads
+    share = ratio(found["searched"], found["dense"])
+    assert 0 < share.low <= share.median <= share.high < 1
+    assert "times" not in found["dense"].as_dict()
 
 
 def test_networks_take_turns_and_warm_up_is_not_counted() -> None:
@@ -50,28 +57,74 @@ def test_networks_take_turns_and_warm_up_is_not_counted() -> None:
             return x
 
     found = latency(
-        {"a": Noted("a"), "b": Noted("b")},
-        torch.randn(1, 1, 4, 4),
-        runtime="torch",
-        batch=2,
-        threads=1,
-        repeats=3,
-        warmup=1,
+        {"a": Noted("a"), "b": Noted("b")}, torch.randn(1, 1, 4, 4), Conditions("torch", batch=2), repeats=3, warmup=1, spread=None
     )
     assert calls == ["a2", "a2", "b2", "b2"] * 4
     assert found["a"].runs == 3
 
 
-def test_unknown_runtime_is_refused() -> None:
-    with pytest.raises(PasError, match="runtime=tvm: choose from onnxruntime, torch"):
-        latency(nets(), torch.randn(1, 1, 32, 32), runtime="tvm", batch=1, threads=1, repeats=1, warmup=0)
+def test_conditions_are_checked() -> None:
+    for wrong, words in (
+        ({"runtime": "tvm"}, "runtime=tvm: choose from onnxruntime, torch, compile"),
+        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"layout": "NHWC"}, "layout=NHWC: choose from NCHW, channels_last"),
+        ({"device": "cuda"}, "ONNX Runtime is timed on the CPU"),
+    ):
+        with pytest.raises(PasError, match=words):
+            Conditions(**wrong)
+    if not torch.cuda.is_available():
+        with pytest.raises(PasError, match="device=cuda: torch sees no GPU here"):
+            Conditions("torch", device="cuda").header()
+
+
+def clock(times: list[float]) -> Timed:
+    """A network that takes these times, one after the other, again and again."""
+    given = itertools.cycle(times)
+    return Timed(lambda: None, lambda run: next(given))
+
+
+def test_interval_by_ranks() -> None:
+    """Of 1 to 100 the median is 50.5; 50 -+ 1.96 * 10 / 2 = 40.2 and 59.8 are the places 40 and 59, counted from 0: 41 and 60."""
+    assert interval(list(range(100, 0, -1))) == (50.5, 41, 60)
+    assert interval([3.0]) == (3, 3, 3)
+
+
+def test_noise_gets_more_rounds_and_is_refused() -> None:
+    """Times that double from turn to turn: the median of 8, or of 32, lies anywhere between."""
+    noisy, calm_one = [1.0, 2.0], [1.0, 1.01]
+    found = turns({"a": clock(calm_one)}, Conditions(), repeats=8, warmup=0, spread=0.05)
+    assert found["a"].runs == 8
+    with pytest.raises(PasError, match="the machine is too noisy: after 32 runs the time of 'a' is known to"):
+        turns({"a": clock(noisy)}, Conditions(), repeats=8, warmup=0, spread=0.05)
+    found = turns({"a": clock(noisy)}, Conditions(), repeats=8, warmup=0, spread=0.05, refuse=False)
+    assert found["a"].runs == 32
+    assert turns({"a": clock(noisy)}, Conditions(), repeats=8, warmup=0, spread=None)["a"].runs == 8
+
+
+def test_what_slows_both_down_is_no_noise_of_their_ratio() -> None:
+    both = {"a": clock([1.0, 2.0, 4.0]), "b": clock([0.5, 1.0, 2.0])}
+    found = turns(both, Conditions(), repeats=8, warmup=0, spread=0.05)
+    assert isinstance(found["a"], Latency)
+    share = ratio(found["b"], found["a"])
+    assert (share.low, share.median, share.high) == (0.5, 0.5, 0.5)
+    assert str(share) == "0.500 (0.500 to 0.500)"
+
+
+def test_the_calmest_measurement_counts() -> None:
+    """Ranges of the middle half over the median: 2/2 = 1, then 0.1/1.1, then 0.05/1.05, which is below 0.06 and ends it."""
+    tries = iter([[1.0, 1.0, 3.0, 3.0], [1.0, 1.2], [1.0, 1.1], [5.0]])
+    times, share = calm(lambda: next(tries), 0.06, 4)
+    assert times == [1.0, 1.1]
+    assert share == pytest.approx(0.05 / 1.05)
+    tries = iter([[1.0, 1.0, 3.0, 3.0], [1.0, 1.2]])
+    assert calm(lambda: next(tries), 0.06, 2)[0] == [1.0, 1.2]
 
 
 @pytest.mark.gpu
 def test_cuda_graphs_time_the_gpu_and_order_networks() -> None:
     networks = {name: net.cuda() for name, net in nets().items()}
-    found = latency(
-        networks, torch.randn(1, 1, 32, 32, device="cuda"), runtime="torch", batch=256, threads=1, repeats=20, warmup=3
-    )
-    assert 0 < found["searched"].median_ms < found["dense"].median_ms
+    for batch in (1, 256):  # by a graph of several copies, and by events
+        conditions = Conditions("torch", batch=batch, device="cuda")
+        found = latency(networks, torch.randn(1, 1, 32, 32), conditions, repeats=20, warmup=3, spread=None)
+        assert 0 < found["searched"].median_ms < found["dense"].median_ms
     assert found["dense"].device == torch.cuda.get_device_name()

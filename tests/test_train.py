@@ -339,7 +339,7 @@ def test_progress_lines_without_a_terminal_and_a_bar_on_one(digits: Data, monkey
             progress=Console(file=out, force_terminal=terminal, width=120))  # fmt: skip
         return out.getvalue()
 
-    monkeypatch.setattr("pas.train.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("pas.progress.LINE_SECONDS", 0.0)
     lines = shown(terminal=False).splitlines()
     assert len(lines) == 12
     assert lines[-1].startswith("dense 12/12  0 s left  loss ")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,58 +16,100 @@ from torch import Tensor
 class Grid:
     """``values[i, j, ...]`` at widths ``points[0][i], points[1][j], ...`` (ascending). Between points it is multilinear.
 
-    `slopes[d]` holds for each cell along dimension d, at each point of the others, how steep the function is there for a gradient: the
-    difference over the cell, or, on a plateau, down to the nearest lower point that costs less. So a width at the edge of a step is pulled
-    towards the whole step, not told that one channel less saves nothing.
+    `slopes[d]`, of the same shape, holds for each cell along dimension d (by its lower point), at each point of the others, how steep the
+    function is there for a gradient: the difference over the cell, or, on a plateau, down to the nearest lower point that costs less. So a
+    width at the edge of a step is pulled towards the whole step, not told that one channel less saves nothing.
+
+    `block`: channels that a runtime computes at once; widths are filled up to whole blocks.
     """
 
-    points: tuple[Tensor, ...]
-    values: Tensor
-    slopes: tuple[Tensor, ...]
+    points: tuple[np.ndarray, ...]
+    values: np.ndarray
+    slopes: tuple[np.ndarray, ...]
+    block: int = 1
 
-    def __call__(self, widths: Tensor) -> Tensor:
-        """The values (...) at widths (..., D). Outside of the grid the nearest cell goes on, but never below zero."""
-        cells, shares = [], []
-        for d, points in enumerate(self.points):
-            at = widths[..., d].detach().contiguous()
-            if len(points) == 1:
-                cells.append(torch.zeros_like(at, dtype=torch.long))
-                shares.append(torch.zeros_like(at))
-                continue
-            cell = (torch.searchsorted(points, at, right=True) - 1).clamp(0, len(points) - 2)
-            cells.append(cell)
-            shares.append((at - points[cell]) / (points[cell + 1] - points[cell]))
-        value = self._corners(self.values, cells, shares, ()).clamp(min=0)
-        for d, slope in enumerate(self.slopes):
-            if len(self.points[d]) > 1 and widths.requires_grad:
-                steep = self._corners(slope, cells, shares, (d,))
+
+@dataclass(frozen=True)
+class Grids:
+    """Many grids in one, for speed: G of up to D dimensions with up to P points, all values and slopes in a row (V,)."""
+
+    points: Tensor  # (G, D, P), infinite where a dimension has fewer
+    counts: Tensor  # (G, D) points of each dimension; 1 for those that a grid doesn't have
+    values: Tensor  # (V,)
+    slopes: Tensor  # (D, V)
+    offsets: Tensor  # (G,) where each grid begins
+    strides: Tensor  # (G, D) from one point to the next; 0 where there is one
+    blocks: Tensor  # (G, 1)
+
+    @staticmethod
+    def of(grids: Sequence[Grid]) -> Grids:
+        """The same functions."""
+        count, dimensions = len(grids), max((one.values.ndim for one in grids), default=1)
+        most = max((size for one in grids for size in one.values.shape), default=1)
+        points = np.full((count, dimensions, most), np.inf)
+        points[:, :, 0] = 1
+        counts, strides = np.ones((count, dimensions), dtype=np.int64), np.zeros((count, dimensions), dtype=np.int64)
+        for g, one in enumerate(grids):
+            for d, places in enumerate(one.points):
+                points[g, d, : len(places)] = places
+                counts[g, d] = len(places)
+                strides[g, d] = math.prod(one.values.shape[d + 1 :]) if len(places) > 1 else 0
+        nothing = lambda one: np.zeros(one.values.size)  # noqa: E731
+        slopes = [[one.slopes[d].ravel() if d < one.values.ndim else nothing(one) for one in grids] for d in range(dimensions)]
+        offsets = np.cumsum([0, *(one.values.size for one in grids)])[:-1]
+        return Grids(
+            torch.from_numpy(points),
+            torch.from_numpy(counts),
+            torch.from_numpy(np.concatenate([one.values.ravel() for one in grids] or [np.zeros(0)])),
+            torch.from_numpy(np.stack([np.concatenate(row or [np.zeros(0)]) for row in slopes])),
+            torch.from_numpy(offsets.astype(np.int64)),
+            torch.from_numpy(strides),
+            torch.tensor([[one.block] for one in grids], dtype=torch.float64),
+        )
+
+    def __call__(self, widths: Tensor, which: Tensor) -> Tensor:
+        """The values (..., O) of O functions, grids ``which`` (O,), at widths (..., O, D): 1 where a grid has fewer dimensions. Outside of
+        a grid its nearest cell goes on, but never below zero.
+        """
+        points, counts, block = self.points[which], self.counts[which], self.blocks[which]
+        last = points.gather(-1, (counts - 1)[..., None])[..., 0]
+        at = widths.detach()
+        at = torch.where(block > 1, torch.minimum(torch.ceil(at / block) * block, torch.maximum(at, last)), at)
+        cell = torch.minimum((points < at[..., None]).sum(-1) - 1, counts - 2).clamp(min=0)
+        whole = points.expand(*at.shape, points.shape[-1])
+        low = whole.gather(-1, cell[..., None])[..., 0]
+        high = whole.gather(-1, torch.minimum(cell + 1, counts - 1)[..., None])[..., 0]
+        share = torch.where(counts > 1, (at - low) / (high - low).clamp(min=1e-9), 0.0)
+        place = self.offsets[which] + (cell * self.strides[which]).sum(-1)
+        value = self._mean(self.values, place, share, which, ()).clamp(min=0)
+        if widths.requires_grad:
+            for d in range(widths.shape[-1]):
+                steep = self._mean(self.slopes[d], place, share, which, (d,))
                 value = value + steep * (widths[..., d] - widths[..., d].detach())
         return value
 
-    def to(self, device: torch.device) -> Grid:
-        """The same grid on another device."""
-        move = lambda tensors: tuple(one.to(device) for one in tensors)  # noqa: E731
-        return Grid(move(self.points), self.values.to(device), move(self.slopes))
+    def to(self, device: torch.device) -> Grids:
+        """The same functions on another device."""
+        return Grids(*(getattr(self, one.name).to(device) for one in fields(self)))
 
-    def _corners(self, table: Tensor, cells: list[Tensor], shares: list[Tensor], fixed: tuple[int, ...]) -> Tensor:
+    def _mean(self, table: Tensor, place: Tensor, share: Tensor, which: Tensor, fixed: tuple[int, ...]) -> Tensor:
         """The multilinear mean of a table over the corners of the cells, but along the `fixed` dimensions."""
-        total = torch.zeros_like(shares[0])
-        free = [d for d in range(len(cells)) if d not in fixed and len(self.points[d]) > 1]
+        total = torch.zeros_like(place, dtype=torch.float64)
+        free = [d for d in range(share.shape[-1]) if d not in fixed]
         for corner in itertools.product((0, 1), repeat=len(free)):
-            side = dict(zip(free, corner, strict=True))
-            weight = torch.ones_like(shares[0])
-            for d, upper in side.items():
-                weight = weight * (shares[d] if upper else 1 - shares[d])
-            total = total + weight * table[tuple(cell + side.get(d, 0) for d, cell in enumerate(cells))]
+            weight, where = torch.ones_like(total), place
+            for d, upper in zip(free, corner, strict=True):
+                weight = weight * (share[..., d] if upper else 1 - share[..., d])
+                where = where + self.strides[which][:, d] * upper
+            total = total + weight * table[where]
         return total
 
 
-def grid(points: Sequence[Sequence[float]], values: np.ndarray) -> Grid:
+def grid(points: Sequence[Sequence[float]], values: np.ndarray, *, block: int = 1) -> Grid:
     """The lower envelope over larger widths of what was measured: whoever needs less may run more, so narrower never costs more."""
     values = envelope(np.asarray(values, dtype=np.float64))
-    places = [np.asarray(p, dtype=np.float64) for p in points]
-    slopes = tuple(torch.from_numpy(_slopes(places[d], values, d)) for d in range(values.ndim))
-    return Grid(tuple(map(torch.from_numpy, places)), torch.from_numpy(values), slopes)
+    places = tuple(np.asarray(p, dtype=np.float64) for p in points)
+    return Grid(places, values, tuple(_slopes(places[d], values, d) for d in range(values.ndim)), block)
 
 
 def envelope(values: np.ndarray) -> np.ndarray:
@@ -77,11 +120,11 @@ def envelope(values: np.ndarray) -> np.ndarray:
 
 
 def _slopes(points: np.ndarray, values: np.ndarray, d: int) -> np.ndarray:
-    """(..., cells along d, ...): see `Grid`."""
+    """Of the shape of the values: see `Grid`. The last point along d begins no cell."""
     moved = np.moveaxis(values, d, 0)
     rest = moved.shape[1:]
     moved = moved.reshape(len(points), -1)
-    found = np.zeros((max(len(points) - 1, 1), moved.shape[1]))
+    found = np.zeros_like(moved)
     for cell in range(len(points) - 1):
         left = np.ones(moved.shape[1], dtype=bool)
         for low in range(cell, -1, -1):

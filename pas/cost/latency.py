@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pas.axes.signature import Signature
 from pas.cost.counts import Counts, Dimensions
-from pas.cost.grid import Grid
-from pas.cost.operators import Key, Operator, operators
-from pas.cost.table import Table
+from pas.cost.grid import Grid, Grids
+from pas.cost.operators import Key, operators
+from pas.errors import PasError
 
 NANOSECONDS = 1_000_000
 """A millisecond. Costs are whole numbers, so that they are compared exactly: latency counts nanoseconds."""
@@ -29,26 +29,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Part:
-    """All operators with one key: each of their widths (operators, D) is a product of counts (operators, D, m), of which the last is 1, and
-    of a size that stays. `made`: the width that they make.
-    """
-
-    grid: Grid
-    factors: Tensor
-    sizes: Tensor
-    made: int
-
-
-@dataclass(frozen=True)
 class Latency:
     """The predicted time of a batch in nanoseconds, a cost like MACs: of any masks, with gradients to what makes and what reads a channel.
 
-    The table's lower envelope is interpolated between its points.
+    The table's lower envelope is interpolated between its points. Each of O operators has up to D widths, products of counts, of which the
+    last is 1, and of a size that stays.
     """
 
     counts: Counts
-    parts: tuple[Part, ...]
+    grids: Grids
+    which: Tensor  # (O,) the grid of each operator
+    factors: Tensor  # (O, D, m) dimensions whose counts are multiplied
+    sizes: Tensor  # (O, D)
+    made: Tensor  # (O, D) whether it is the width that the operator makes
     calibration: Calibration
 
     def __call__(self, gates: Tensor, *, both_sides: bool = True) -> Tensor:
@@ -56,17 +49,12 @@ class Latency:
 
         Without `both_sides` the gradient goes only to what makes a channel.
         """
-        counts = self.counts(gates)
-        counts = torch.cat([counts, counts.new_ones(*counts.shape[:-1], 1)], -1)
-        total = counts.new_zeros(counts.shape[:-1])
-        for part in self.parts:
-            widths = counts[..., part.factors].prod(-1) * part.sizes
-            if not both_sides:
-                others = [d for d in range(widths.shape[-1]) if d != part.made]
-                widths = widths.clone()
-                widths[..., others] = widths[..., others].detach()
-            total = total + part.grid(widths).sum(-1)
+        total = self.grids(self._widths(gates, both_sides), self.which).sum(-1)
         return NANOSECONDS * (self.calibration.scale * total + self.calibration.offset)
+
+    def each(self, gates: Tensor) -> Tensor:
+        """The time of each operator (..., O) in nanoseconds, without the offset."""
+        return NANOSECONDS * self.calibration.scale * self.grids(self._widths(gates, True), self.which)
 
     def at(self, mask: np.ndarray) -> int:
         """The time as a whole number of nanoseconds."""
@@ -74,34 +62,43 @@ class Latency:
 
     def to(self, device: torch.device) -> Latency:
         """The same cost on another device."""
-        parts = tuple(Part(one.grid.to(device), one.factors.to(device), one.sizes.to(device), one.made) for one in self.parts)
-        return replace(self, counts=self.counts.to(device), parts=parts)
+        moved = {name: getattr(self, name).to(device) for name in ("counts", "grids", "which", "factors", "sizes", "made")}
+        return replace(self, **moved)
 
     def calibrated(self, calibration: Calibration) -> Latency:
         """The same sum, with another scale and offset."""
         return replace(self, calibration=calibration)
 
+    def _widths(self, gates: Tensor, both_sides: bool) -> Tensor:
+        counts = self.counts(gates)
+        counts = torch.cat([counts, counts.new_ones(*counts.shape[:-1], 1)], -1)
+        widths = counts[..., self.factors].prod(-1) * self.sizes
+        return widths if both_sides else torch.where(self.made, widths, widths.detach())
 
-def build(signature: Signature, table: Table) -> Latency:
-    """The latency of a network by a table, not calibrated. Raises PasError for an operator that the table doesn't have."""
-    dimensions = Dimensions()
-    uses: dict[Key, list[Operator]] = {}
-    for one in operators(signature):
-        uses.setdefault(one.key, []).append(one)
-    listed = {
-        key: [[[dimensions.index(dim) for dim, _ in width if dim is not None] for width in one.widths] for one in found]
-        for key, found in uses.items()
-    }
+
+def build(signature: Signature, grids: Mapping[Key, Grid]) -> Latency:
+    """The latency of a network by the times of its operators, not calibrated. Raises PasError for an operator that isn't among them."""
+    dimensions, found = Dimensions(), operators(signature)
+    keys = list(dict.fromkeys(one.key for one in found))
+    for key in keys:
+        if key not in grids:
+            raise PasError(f"the table has no {key}; measure it with pas profile")
+    places = [[[dimensions.index(dim) for dim, _ in width if dim is not None] for width in one.widths] for one in found]
     last = len(dimensions.tables)
-    parts = []
-    for key, found in uses.items():
-        longest = max(len(places) for widths in listed[key] for places in widths)
-        factors = [[places + [last] * (longest - len(places)) for places in widths] for widths in listed[key]]
-        sizes = [[math.prod(size for dim, size in width if dim is None) for width in one.widths] for one in found]
-        shape = (len(found), len(found[0].widths), longest)
-        indices = torch.tensor(factors, dtype=torch.long).reshape(shape)
-        parts.append(Part(table.grid(key), indices, torch.tensor(sizes, dtype=torch.float64), made=shape[1] - 1))
-    return Latency(dimensions.counts(), tuple(parts), Calibration())
+    deep = max((len(one.widths) for one in found), default=1)
+    longest = max((len(row) for one in places for row in one), default=0) + 1
+    factors = np.full((len(found), deep, longest), last)
+    sizes, made = np.ones((len(found), deep)), np.zeros((len(found), deep), dtype=bool)
+    for o, (one, rows) in enumerate(zip(found, places, strict=True)):
+        made[o, len(rows) - 1] = True
+        for d, (row, width) in enumerate(zip(rows, one.widths, strict=True)):
+            factors[o, d, : len(row)] = row
+            sizes[o, d] = math.prod(size for dim, size in width if dim is None)
+    which = torch.tensor([keys.index(one.key) for one in found], dtype=torch.long)
+    packed = Grids.of([grids[key] for key in keys])
+    return Latency(
+        dimensions.counts(), packed, which, torch.from_numpy(factors), torch.from_numpy(sizes), torch.from_numpy(made), Calibration()
+    )
 
 
 def calibrate(sums: Sequence[float], measured: Sequence[float]) -> Calibration:

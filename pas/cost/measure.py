@@ -1,145 +1,187 @@
 """Latency, measured: networks take turns in one process, so that the machine's moods hit all of them alike."""
 
-import platform
+from __future__ import annotations
+
+import math
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from pas import onnx
+from pas.axes.capture import in_mode
+from pas.cost.conditions import Conditions, Header
+from pas.cost.runtimes import Run, ready
 from pas.errors import PasError
 
-RUNTIMES = ("onnxruntime", "torch")
-Run = Callable[[], None]
+TURNS = 4
+"""A measurement that spreads too far gets so many times the runs before it is refused."""
+SPREAD = 0.05
+"""The largest 95 % interval of a median, as a share of it, that counts as measured."""
+DEVIATIONS = 1.96
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Median and interquartile range of the time of a batch in milliseconds, and what it was measured with."""
+class Latency(Header):
+    """Of a batch in milliseconds: the median, its 95 % interval from `low_ms` to `high_ms`, the range of the middle half of the runs; and
+    what it was measured with.
+    """
 
     median_ms: float
+    low_ms: float
+    high_ms: float
     iqr_ms: float
     runs: int
-    runtime: str
-    threads: int
-    device: str
-    dtype: str
-    batch: int
-    versions: dict[str, str]
+    times: tuple[float, ...] = field(repr=False)
+
+    @property
+    def spread(self) -> float:
+        """The interval of the median as a share of it."""
+        return (self.high_ms - self.low_ms) / self.median_ms
+
+    def as_dict(self) -> dict[str, object]:
+        """All but the single times."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "times"}
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one network takes as another: the median over turns, and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def ratio(one: Latency, other: Latency) -> Ratio:
+    """The first over the second, of two networks that took turns: what slowed a turn down slowed both."""
+    return Ratio(*interval([a / b for a, b in zip(one.times, other.times, strict=True)]))
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """The median and its 95 % interval, from ranks, whatever the distribution: of n values those at n/2 -+ 1.96 sqrt(n)/2."""
+    ordered, n = sorted(values), len(values)
+    reach = DEVIATIONS * math.sqrt(n) / 2
+    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach) - 1)
+    return statistics.median(ordered), ordered[low], ordered[high]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A network that is ready to run under some conditions, and the clock for it."""
+
+    run: Run
+    timer: Callable[[Run], float]
+
+    def ms(self) -> float:
+        """The time of a run, right after an untimed one, which fills the caches as if the network ran alone."""
+        self.run()
+        return self.timer(self.run)
+
+
+def prepared(network: nn.Module, example: Tensor, conditions: Conditions) -> Timed:
+    """The network in eval mode on a batch of copies of the first image of `example` (N, C, H, W).
+
+    Raises PasError when it can't be exported to the runtime, or there is no such device.
+    """
+    conditions.header()
+    x = example[:1].expand(conditions.batch, *example.shape[1:]).contiguous()
+    with torch.no_grad(), torch_threads(conditions.threads), in_mode(network, training=False):
+        run, timer = ready(network, x, conditions)
+    return Timed(run, timer)
+
+
 def latency(
     networks: Mapping[str, nn.Module],
     example: Tensor,
+    conditions: Conditions,
     *,
-    runtime: str,
-    batch: int,
-    threads: int,
     repeats: int,
     warmup: int,
+    spread: float | None,
 ) -> dict[str, Latency]:
-    """Time every network on `batch` copies of the first image of `example` (N, C, H, W), in eval mode.
+    """Time every network on a batch of copies of the first image of `example` (N, C, H, W), in eval mode; see `turns`."""
+    runs = {name: prepared(network, example, conditions) for name, network in networks.items()}
+    return turns(runs, conditions, repeats=repeats, warmup=warmup, spread=spread)
 
-    Each of the `repeats` rounds times each network once, right after an untimed run of the same network, so that it
-    finds the caches as it would when it runs alone.
+
+@torch.no_grad()
+def turns(
+    networks: Mapping[str, Timed], conditions: Conditions, *, repeats: int, warmup: int, spread: float | None, refuse: bool = True
+) -> dict[str, Latency]:
+    """Time networks by turns: each of the `repeats` rounds times each network once.
 
     Args:
-        runtime: "onnxruntime" (CPU), or "torch" on the device of `example`: on a GPU each network is one CUDA graph.
-        threads: CPU threads of the runtime.
         warmup: untimed rounds before the first timed one.
+        spread: the largest 95 % interval of the median ratio to the first network (of one alone, of its median time), as a share of it.
+            Wider ones get more rounds, up to four times as many. None takes what comes.
+        refuse: whether a machine that stays noisier than that is an error.
 
     Raises:
-        PasError: the runtime is unknown, or a network can't be exported to it.
+        PasError: the machine stays too noisy.
     """
-    if runtime not in RUNTIMES:
-        raise PasError(f"runtime={runtime}: choose from {', '.join(RUNTIMES)}")
-    x = example[:1].expand(batch, *example.shape[1:]).contiguous()
-    cuda = runtime == "torch" and x.device.type == "cuda"
-    prepare = _onnxruntime if runtime == "onnxruntime" else _cuda_graph if cuda else _eager
-    timer = _cuda_ms if cuda else _wall_ms
-    modes = {name: network.training for name, network in networks.items()}
     times: dict[str, list[float]] = {name: [] for name in networks}
-    try:
-        with _torch_threads(threads):
-            runs = {name: prepare(network.eval(), x, threads) for name, network in networks.items()}
-            for turn in range(warmup + repeats):
-                for name, run in runs.items():
-                    run()
-                    taken = timer(run)
-                    if turn >= warmup:
-                        times[name].append(taken)
-    finally:
-        for name, network in networks.items():
-            network.train(modes[name])
-    device = torch.cuda.get_device_name(x.device) if cuda else _cpu_name()
-    dtype = str(x.dtype).removeprefix("torch.")
-    versions = {"torch": str(torch.__version__)}
-    if runtime == "onnxruntime":
-        versions["onnxruntime"] = onnxruntime.__version__
-    return {
-        name: Latency(statistics.median(ms), _iqr(ms), len(ms), runtime, threads, device, dtype, batch, versions)
-        for name, ms in times.items()
-    }
+    with torch_threads(conditions.threads):
+        for _ in range(warmup):
+            for network in networks.values():
+                network.ms()
+        for _ in range(TURNS):
+            for _ in range(repeats):
+                for name, network in networks.items():
+                    times[name].append(network.ms())
+            if spread is None or _widest(times)[1] <= spread:
+                break
+    name, widest = _widest(times)
+    if refuse and spread is not None and widest > spread:
+        raise PasError(
+            f"the machine is too noisy: after {len(times[name])} runs the time of {name!r} is known to {widest:.0%} only "
+            f"({spread:.0%} is wanted). Stop what else runs, or allow more"
+        )
+    header = conditions.header()
+    about = vars(header) | {"versions": {**header.versions, "torch": str(torch.__version__)}}
+    return {name: _summary(ms, about) for name, ms in times.items()}
 
 
-def _onnxruntime(network: nn.Module, x: Tensor, threads: int) -> Run:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.export(network, x, path)
-        session = onnx.session(path, threads)
-    feed = {session.get_inputs()[0].name: x.cpu().numpy()}
-    return lambda: session.run(None, feed)
+def calm(measure: Callable[[], list[float]], spread: float, tries: int) -> tuple[list[float], float]:
+    """The calmest of up to `tries` measurements, and its interquartile range as a share of its median: the first that is at most `spread`
+    ends it.
+    """
+    best: tuple[list[float], float] = ([], math.inf)
+    for _ in range(tries):
+        times = measure()
+        share = _iqr(times) / statistics.median(times)
+        if share < best[1]:
+            best = times, share
+        if share <= spread:
+            break
+    return best
 
 
-def _eager(network: nn.Module, x: Tensor, threads: int) -> Run:
-    return lambda: network(x)
+def _widest(times: Mapping[str, list[float]]) -> tuple[str, float]:
+    """The network that is known least, and the interval of its median as a share of it: of its ratio to the first one, so that drifts that
+    hit both don't count, or, of a network alone, of its time.
+    """
+    (first, base), *others = times.items()
+    shares = {first: _width(base)} if not others else {}
+    for name, ms in others:
+        shares[name] = _width([a / b for a, b in zip(ms, base, strict=True)])
+    return max(shares.items(), key=lambda one: one[1])
 
 
-def _cuda_graph(network: nn.Module, x: Tensor, threads: int) -> Run:
-    """Capture the whole network once: replaying it costs no time on the CPU, which would hide the GPU's."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # libraries choose their kernels now; that can't be captured
-            network(x)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        network(x)
-    return graph.replay
+def _width(values: list[float]) -> float:
+    middle, low, high = interval(values)
+    return (high - low) / middle
 
 
-def _wall_ms(run: Run) -> float:
-    start = time.perf_counter()
-    run()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def _cuda_ms(run: Run) -> float:
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    run()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last)
-
-
-def _cpu_name() -> str:
-    """The processor's model name where the system tells it (Linux), else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _summary(ms: list[float], about: Mapping[str, object]) -> Latency:
+    middle, low, high = interval(ms)
+    measured = {"median_ms": middle, "low_ms": low, "high_ms": high, "iqr_ms": _iqr(ms), "runs": len(ms), "times": tuple(ms)}
+    return Latency(**about, **measured)  # type: ignore[arg-type]
 
 
 def _iqr(values: list[float]) -> float:
@@ -150,7 +192,8 @@ def _iqr(values: list[float]) -> float:
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """So many threads in torch's own operators, for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

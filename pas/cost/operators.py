@@ -26,7 +26,8 @@ FUSED = {
 }  # fmt: skip
 """Activations that runtimes compute with the convolution before them (a `hardtanh` from 0 to 6 is relu6)."""
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
-_PRODUCTS = (aten.matmul, aten.bmm, aten.mm, aten.einsum, aten.scaled_dot_product_attention)
+_PRODUCTS = (aten.matmul, aten.bmm, aten.mm)
+_POOLS = {aten.max_pool2d: "max_pool2d", aten.max_pool2d_with_indices: "max_pool2d", aten.avg_pool2d: "avg_pool2d"}
 _NOTHING = (aten.dropout, aten.dropout_, aten.feature_dropout, aten.clone, aten.contiguous, aten.detach, aten.alias, aten.to, aten._to_copy)
 """Operators that do nothing in eval mode."""
 _FREE = (
@@ -72,9 +73,9 @@ class Operator:
     """One call in the network: what is run, where, and its widths, each a product of dimensions.
 
     A convolution reads a width and makes one, as a linear layer does. One of groups has their number, what each reads, and what all make; a
-    depth-wise one has its channels.
-    The width of a product of activations is its multiply-adds, that of any other operator the elements of its largest tensor, both of one
-    example.
+    depth-wise one and a pool have their channels. Products of activations (..., M, K) and (..., K, N) have their number, M, K and N,
+    attention its heads and the size of each, a layer norm its lines and their length. The width of any other operator are the elements of
+    its largest tensor of one example.
     """
 
     key: Key
@@ -150,14 +151,26 @@ def _linear(typed: Mapping[fx.Node, Type], node: fx.Node) -> Operator:
 
 
 def _other(typed: Mapping[fx.Node, Type], node: fx.Node) -> Operator:
-    tensors = [one for one in [*node.all_input_nodes, node] if one in typed]
-    largest = max(tensors, key=lambda one: math.prod(shape(one)))
-    factors = _factors(typed, largest)
-    if packet(node) in _PRODUCTS:  # all of the one, and what the other has more than the result: the dimension that is summed over
-        first: Any = node.all_input_nodes[0]
-        factors = (*_factors(typed, node), (typed[first][-1], shape(first)[-1]))
-    name = str(packet(node)).removeprefix("aten.").rstrip("_")
-    return Operator(Key(name), _place(node), (factors,))
+    called, name = packet(node), str(packet(node)).removeprefix("aten.").rstrip("_")
+    inputs = [one for one in node.all_input_nodes if one in typed]
+    of = lambda one: _factors(typed, one)  # noqa: E731
+    if called in _PRODUCTS and len(inputs) > 1 and min(len(shape(one)) for one in inputs[:2]) > 1:
+        *lead, m, n = of(node)
+        return Operator(Key("matmul"), _place(node), (tuple(lead), (m,), (of(inputs[0])[-1],), (n,)))
+    if called is aten.scaled_dot_product_attention:
+        query, keys = inputs[:2]
+        *heads, _, size = of(query)
+        return Operator(Key(name, size=(shape(query)[-2], shape(keys)[-2])), _place(node), (tuple(heads), (size,)))
+    if called is aten.layer_norm:
+        rows = len(shape(node)) - len(arguments(node, 2)[1])
+        return Operator(Key(name), _place(node), (of(node)[:rows], of(node)[rows:]))
+    if called in _POOLS:
+        _, kernel, stride, padding, *_ = arguments(node, 4)
+        pair = lambda value: tuple(value) * (2 // len(value))  # noqa: E731
+        key = Key(_POOLS[called], pair(kernel), pair(stride or kernel), pair(padding or (0,)), (1, 1), shape(inputs[0])[2:])
+        return Operator(key, _place(node), ((of(inputs[0])[1],),))
+    tensors = [*inputs, node] if node in typed else inputs
+    return Operator(Key(name), _place(node), (of(max(tensors, key=lambda one: math.prod(shape(one)))),))
 
 
 def _factors(typed: Mapping[fx.Node, Type], node: fx.Node) -> tuple[Factor, ...]:

@@ -1,10 +1,13 @@
-"""Latency tables: a file a device, runtime, dtype and batch, with the time of each operator over a grid of widths."""
+"""Latency tables: a file a device, runtime, dtype and batch, with the time of each operator over a grid of widths.
+
+The file is lines of JSON: first what it was measured with, then points, and whole networks that were measured to calibrate their sums.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,59 +15,73 @@ from typing import Any
 import numpy as np
 
 from pas.axes.signature import Signature
+from pas.cost.conditions import Header
 from pas.cost.grid import Grid, grid
 from pas.cost.operators import Key, Operator
 from pas.errors import PasError
 
 SCHEMA = 1
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Points of a grid in blocks of eight channels, in which runtimes count."""
+"""Points of a grid in blocks of channels."""
+HALVES = 6
 BLOCK = 8
+"""Channels of a block where a runtime shows none."""
+BLOCKED = ("conv", "depthwise", "linear", "max_pool2d", "avg_pool2d")
+"""Operators whose widths a runtime fills up to whole blocks."""
 Widths = tuple[int, ...]
+Axes = Mapping[Key, Sequence[Sequence[int]]]
+"""Of each operator the points along each of its widths, ascending."""
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a table was measured with. Times of two headers are not mixed."""
+class Network:
+    """A sub-network that was measured beside the whole one, of which `network` is a digest: its channels per axis, and its share of the
+    latency; and what the whole one took in ms.
+    """
 
-    device: str
-    runtime: str
-    dtype: str
-    batch: int
-    threads: int
-    versions: dict[str, str]
-
-    def __str__(self) -> str:
-        return f"{self.device}, {self.runtime}, {self.dtype}, batch {self.batch}, {self.threads} threads"
+    network: str
+    widths: dict[str, int]
+    share: float
+    dense_ms: float
 
 
 @dataclass
 class Table:
-    """The milliseconds of operators: key in words -> widths -> ms."""
+    """The milliseconds of operators: key in words -> widths -> ms. `block`: channels that the runtime computes at once; 0 when that isn't
+    known yet.
+    """
 
     header: Header
     points: dict[str, dict[Widths, float]] = field(default_factory=dict)
+    networks: list[Network] = field(default_factory=list)
+    block: int = 0
 
     def add(self, key: Key, widths: Widths, ms: float) -> None:
         """Note one point."""
         self.points.setdefault(str(key), {})[widths] = ms
 
-    def grid(self, key: Key) -> Grid:
-        """The function of an operator's widths. Raises PasError where the table doesn't have it, or not all of it: a gap is never zero."""
+    def has(self, key: Key, widths: Widths) -> bool:
+        """Whether this point was measured."""
+        return widths in self.points.get(str(key), ())
+
+    def grids(self, axes: Axes) -> dict[Key, Grid]:
+        """The functions of operators' widths. Raises PasError where the table doesn't have one, or not all of it: a gap is never zero."""
+        return {key: self._grid(key, places) for key, places in axes.items()}
+
+    def _grid(self, key: Key, axes: Sequence[Sequence[int]]) -> Grid:
         found = self.points.get(str(key))
         if not found:
             raise PasError(f"the table has no {key}; measure it with pas profile")
-        axes = [sorted({widths[d] for widths in found}) for d in range(len(next(iter(found))))]
         missing = [widths for widths in itertools.product(*axes) if widths not in found]
         if missing:
             raise PasError(f"the table lacks {key} at widths {missing[0]} and {len(missing) - 1} more; go on with pas profile")
         values = np.array([found[widths] for widths in itertools.product(*axes)]).reshape([len(axis) for axis in axes])
-        return grid(axes, values)
+        return grid(axes, values, block=max(self.block, 1) if key.kind in BLOCKED else 1)
 
 
-def needed(operators: Iterable[Operator], signature: Signature) -> Iterator[tuple[Key, Widths]]:
-    """All points that a table must have for a network: for each key a grid up to the widest use of it; a width that can't be sliced is
-    measured only as it is.
+def wanted(operators: Iterable[Operator], signature: Signature, block: int) -> Axes:
+    """What a table must have for a network: of each operator a grid of whole blocks up to its widest use; a width that can't be sliced
+    is measured only as it is.
     """
     lowest = np.ones(signature.channels, dtype=bool)
     for axis in signature.prunable:
@@ -72,14 +89,25 @@ def needed(operators: Iterable[Operator], signature: Signature) -> Iterator[tupl
     uses: dict[Key, list[Operator]] = {}
     for one in operators:
         uses.setdefault(one.key, []).append(one)
+    axes = {}
     for key, found in uses.items():
-        axes = []
-        for d in range(len(found[0].widths)):
-            dense = {one.dense()[d] for one in found}
-            fixed = all(one.kept(lowest)[d] == one.dense()[d] for one in found)
-            blocks = {BLOCK * step for step in STEPS if BLOCK * step < max(dense)} or {1}
-            axes.append(sorted(dense if fixed else dense | blocks))
-        yield from ((key, widths) for widths in itertools.product(*axes))
+        dense = [{one.dense()[d] for one in found} for d in range(len(found[0].widths))]
+        free = [any(one.kept(lowest)[d] != one.dense()[d] for one in found) for d in range(len(dense))]
+        axes[key] = [sorted(sizes | _blocks(max(sizes), block) if moves else sizes) for sizes, moves in zip(dense, free, strict=True)]
+    return axes
+
+
+def _blocks(size: int, block: int) -> set[int]:
+    """Points below a size: in blocks, or, of what are no channels but elements of a tensor, halves of halves."""
+    if size > 2 * block * STEPS[-1]:
+        return {size >> times for times in range(1, HALVES + 1)}
+    return {block * step for step in STEPS if block * step < size} or {1}
+
+
+def points(axes: Axes) -> Iterator[tuple[Key, Widths]]:
+    """All points of grids, operator after operator."""
+    for key, places in axes.items():
+        yield from ((key, widths) for widths in itertools.product(*places))
 
 
 def read(path: Path) -> Table:
@@ -98,11 +126,23 @@ def read(path: Path) -> Table:
         raise PasError(f"{path} is no latency table: its first line must say what it was measured with") from error
     for number, line in enumerate(lines[1:-1], start=2):  # the last is empty, or was cut short
         try:
-            point: dict[str, Any] = json.loads(line)
-            table.points.setdefault(str(point["operator"]), {})[tuple(map(int, point["widths"]))] = float(point["ms"])
-        except (ValueError, TypeError, KeyError) as error:
+            _take(table, json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PasError(f"{path}, line {number} is damaged: delete it, and pas profile measures it again") from error
     return table
+
+
+def _take(table: Table, line: dict[str, Any]) -> None:
+    """Add what a line of the file says."""
+    if "operator" in line:
+        ms = float(line["ms"])
+        if not 0 < ms < np.inf:
+            raise ValueError(ms)
+        table.points.setdefault(str(line["operator"]), {})[tuple(map(int, line["widths"]))] = ms
+    elif "network" in line:
+        table.networks.append(Network(str(line["network"]), dict(line["widths"]), float(line["share"]), float(line["dense_ms"])))
+    else:
+        table.block = int(line["block"])
 
 
 def matching(path: Path, header: Header) -> Table:
@@ -114,7 +154,7 @@ def matching(path: Path, header: Header) -> Table:
 
 
 class Writer:
-    """Appends points to a file, each at once, so that nothing that was measured is lost. A line that was cut short is removed first."""
+    """Appends to a file, each line at once, so that nothing that was measured is lost. A line that was cut short is removed first."""
 
     def __init__(self, path: Path, header: Header) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +171,14 @@ class Writer:
     def add(self, key: Key, widths: Widths, ms: float, iqr: float) -> None:
         """Write one point, with the range of the middle half of its runs."""
         self._line({"operator": str(key), "widths": widths, "ms": round(ms, 6), "iqr": round(iqr, 6)})
+
+    def network(self, network: Network) -> None:
+        """Write one network."""
+        self._line(asdict(network))
+
+    def block(self, channels: int) -> None:
+        """Write how many channels the runtime computes at once."""
+        self._line({"block": channels})
 
     def close(self) -> None:
         """Close the file."""

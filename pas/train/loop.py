@@ -20,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from pas import distributed
 from pas.data.loader import Loader
 from pas.errors import AloneError, PasError
+from pas.progress import Bar, Values
 from pas.stop import Stopped, asked
 from pas.train.checkpoint import Checkpoint
 from pas.train.meter import Meter
 from pas.train.norm import GlobalNorm
-from pas.train.progress import Bar, Values
 from pas.train.recipe import Recipe, make_optimizer, make_schedule
 from pas.train.resume import Position, Stateful, identity, restore, store
 

@@ -1,0 +1,81 @@
+"""Under which conditions time is measured: runtime, batch, threads, device; and what a measurement says of itself."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+import torch
+
+from pas.errors import PasError
+
+RUNTIMES = ("onnxruntime", "torch", "compile")
+"""ONNX Runtime on the CPU, torch as it is (on a GPU: CUDA graphs), and `torch.compile`."""
+LAYOUTS = ("NCHW", "channels_last")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a network will be run: with this runtime, on `batch` examples at once, by so many CPU threads, on "cpu" or "cuda".
+
+    `layout`: how torch keeps images in memory; ONNX Runtime chooses by itself. Raises PasError for what isn't among the choices.
+    """
+
+    runtime: str = "onnxruntime"
+    batch: int = 1
+    threads: int = 1
+    device: str = "cpu"
+    layout: str = "NCHW"
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise PasError(f"runtime={self.runtime}: choose from {', '.join(RUNTIMES)}")
+        if self.layout not in LAYOUTS:
+            raise PasError(f"layout={self.layout}: choose from {', '.join(LAYOUTS)}")
+        for name in ("batch", "threads"):
+            if getattr(self, name) < 1:
+                raise PasError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.runtime == "onnxruntime" and self.device != "cpu":
+            raise PasError(f"ONNX Runtime is timed on the CPU; for {self.device} take runtime=torch or compile")
+
+    def header(self) -> Header:
+        """The same with everything else that times depend on. Raises PasError when there is no such device."""
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise PasError(f"device={self.device}: torch sees no GPU here")
+        name = cpu_name() if self.device == "cpu" else torch.cuda.get_device_name(self.device)
+        versions = {"torch": str(torch.__version__)}
+        if self.runtime == "onnxruntime":
+            versions = {"onnxruntime": onnxruntime.__version__}
+        elif self.device != "cpu":
+            versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        return Header(name, self.runtime, "float32", self.layout, self.batch, self.threads, versions)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What times were measured with. Those of two headers say nothing about each other."""
+
+    device: str
+    runtime: str
+    dtype: str
+    layout: str
+    batch: int
+    threads: int
+    versions: dict[str, str]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.device}, {self.runtime} ({versions}), {self.dtype}, {self.layout}, batch {self.batch}, {threads}"
+
+
+def cpu_name() -> str:
+    """The processor's model name where the system tells it (Linux), else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,118 @@
+"""Filling a latency table: every operator of a network at every width that its grid needs, resumable, with the time that is left."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from pas.axes.signature import Signature
+from pas.cost.conditions import Conditions
+from pas.cost.grid import envelope
+from pas.cost.kernels import milliseconds
+from pas.cost.measure import torch_threads
+from pas.cost.operators import Key, operators
+from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, matching, points, wanted
+from pas.progress import Bar
+
+PASSES, PROBES = 2, 4
+"""Every point is measured so often, with others between, and the least counts: other programs only ever add time."""
+CHUNK = 32
+PROBE = Key("conv", (3, 3), (1, 1), (1, 1), (1, 1), (14, 14), "relu")
+PROBED = range(36, 132, 4)
+"""Widths of the probe, on both sides of several edges of blocks."""
+BLOCKS = (64, 32, 16, 8)
+FLAT = 0.25
+"""Inside of a block a width saves less than this share of what it would in proportion."""
+
+
+def default_path(conditions: Conditions) -> Path:
+    """Where a table lies unless one says otherwise: a file for these conditions below PAS_CACHE, or the user's cache folder."""
+    root = os.environ.get("PAS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pas"
+    header = conditions.header()
+    words = [header.device, header.runtime, *header.versions.values(), header.dtype, header.layout]
+    name = "-".join([*words, f"b{header.batch}", f"t{header.threads}"])
+    return Path(root) / "latency" / (re.sub(r"[^\w.-]+", "_", name) + ".jsonl")
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A table that holds all that a network needs, where it lies, and the grid of each of its operators."""
+
+    path: Path
+    table: Table
+    axes: Axes
+
+
+def opened(path: Path, conditions: Conditions) -> Table:
+    """The table in a file, or an empty one where there is none. Raises PasError when it was measured under other conditions."""
+    header = conditions.header()
+    return matching(path, header) if path.exists() else Table(header)
+
+
+def profile(signature: Signature, conditions: Conditions, path: Path, console: Console | None, *, measure: bool = True) -> Profiled:
+    """The table in a file with whatever it lacked for a network measured and written, point by point.
+
+    `measure`: whether it may; without it, a table that lacks something is an error. Raises PasError for a table of other conditions, an
+    operator that can't be timed alone, and a machine that stays too noisy.
+    """
+    table = opened(path, conditions)
+    if not table.block and measure:
+        quiet = replace(conditions, batch=1, threads=1)  # blocks are of the runtime, and best seen with the least noise
+        with torch_threads(1):
+            table.block = _block(lambda width: milliseconds(PROBE, (64, width), quiet)[0])
+        writer = Writer(path, table.header)
+        writer.block(table.block)
+        writer.close()
+    axes = wanted(operators(signature), signature, max(table.block, BLOCK))
+    missing = [(key, widths) for key, widths in points(axes) if not table.has(key, widths)]
+    if missing and measure:
+        _fill(table, missing, conditions, path, console)
+    return Profiled(path, table, axes)
+
+
+def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Conditions, path: Path, console: Console | None) -> None:
+    order = np.random.default_rng(0).permutation(len(missing))  # the large among the small, so that the time left is told well
+    writer = Writer(path, table.header)
+    try:
+        with torch_threads(conditions.threads), Bar("profile", len(missing), 0, console) as bar:
+            for first in range(0, len(missing), CHUNK):
+                chunk = [missing[i] for i in order[first : first + CHUNK]]
+                passes = [[milliseconds(key, widths, conditions) for key, widths in chunk] for _ in range(PASSES)]
+                for (key, widths), times in zip(chunk, zip(*passes, strict=True), strict=True):
+                    ms, iqr = min(times)
+                    table.add(key, widths, ms)
+                    writer.add(key, widths, ms, iqr)
+                if bar.due() or first + CHUNK >= len(missing):
+                    bar.update(min(first + CHUNK, len(missing)), {"last": f"{key}, {ms:.3g} ms"})
+    finally:
+        writer.close()
+
+
+def _block(time: Callable[[int], float]) -> int:
+    """The channels that a runtime computes at once: the largest block inside of which a narrower convolution saves next to nothing; 1 when
+    every channel counts.
+    """
+    widths = list(PROBED)
+    ms = envelope(np.min([[time(width) for width in widths] for _ in range(PROBES)], axis=0))
+    for block in BLOCKS:
+        if _saved(widths, ms, block) < FLAT:
+            return block
+    return 1
+
+
+def _saved(widths: Sequence[int], ms: np.ndarray, block: int) -> float:
+    """What widths inside of blocks save, as a share of what they would in proportion: the mean over whole blocks."""
+    at = dict(zip(widths, ms, strict=True))
+    edges = [width for width in widths if width % block == 0 and width - block >= widths[0] - 1]
+    shares = []
+    for edge, step in itertools.product(edges, {4, block // 2, block - 4}):
+        if edge - step in at:
+            shares.append((1 - at[edge - step] / at[edge]) / (step / edge))
+    return float(np.mean(shares)) if shares else 1.0

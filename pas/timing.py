@@ -1,0 +1,175 @@
+"""A network's latency on the device at hand: a table of its operators, calibrated on a few sub-networks that were measured beside it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor, nn
+
+from pas.architecture import Architecture
+from pas.axes.capture import Example
+from pas.axes.signature import Signature
+from pas.cost.conditions import Conditions
+from pas.cost.grid import Grid
+from pas.cost.latency import NANOSECONDS, Calibration, Latency, build, calibrate
+from pas.cost.measure import Timed, prepared, ratio, turns
+from pas.cost.operators import Key
+from pas.cost.profile import Profiled, default_path, profile
+from pas.cost.table import BLOCK, Network, Writer
+from pas.errors import PasError
+from pas.progress import Bar
+from pas.surgery.fuse import fuse
+from pas.surgery.slice import slice
+
+SAMPLES = 6
+"""Sub-networks that a table is calibrated on."""
+AT_ONCE = 3
+"""So many of them take turns with the whole network, so that little time passes between two that are compared."""
+ROUNDS, WARMUP, SPREAD = 20, 3, 0.05
+
+
+@dataclass
+class Timing:
+    """What a search knows of a network's latency. `dense_ms`: that of the whole network, in its fused form, when it was calibrated."""
+
+    model: nn.Module
+    signature: Signature
+    conditions: Conditions
+    grids: Mapping[Key, Grid]
+    block: int
+    calibration: Calibration
+    dense_ms: float
+    _dense: Timed | None = field(default=None, repr=False)
+
+    def cost(self, signature: Signature) -> Latency:
+        """The predicted latency of the network, or of one that was cut out of it, in nanoseconds."""
+        return build(signature, self.grids).calibrated(self.calibration)
+
+    def dense(self) -> Timed:
+        """The whole network in its fused form, ready to run."""
+        if self._dense is None:
+            self._dense = timed(self.model, self.signature, self.conditions)
+        return self._dense
+
+
+def timed(model: nn.Module, signature: Signature, conditions: Conditions) -> Timed:
+    """A network in its fused form, ready to run on an input of the signature's example."""
+    return prepared(fuse(copy.deepcopy(model).cpu()), image_of(signature), conditions)
+
+
+def image_of(signature: Signature) -> Tensor:
+    """The example of a signature on the CPU. Raises PasError for a network of several inputs, which is not timed."""
+    return one_tensor(signature.example).cpu()
+
+
+def one_tensor(example: Example) -> Tensor:
+    """The only tensor of an example. Raises PasError for several, or a dict: networks with several inputs are not timed."""
+    inputs = example if isinstance(example, tuple) else (example,)
+    if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
+        raise PasError("latency: networks of one tensor can be timed, not those of several inputs or keywords")
+    return inputs[0]
+
+
+def timing(
+    model: nn.Module, signature: Signature, conditions: Conditions, path: Path | None = None, console: Console | None = None
+) -> Timing:
+    """The latency of a network under some conditions.
+
+    `path`: a table that has all of the network's operators; where none is named, the one of these conditions in the user's cache, to which
+    what is missing is added. Raises PasError for a table of other conditions or one that lacks something, for operators that can't be
+    timed, and on a machine that is too noisy.
+    """
+    image_of(signature)
+    found = profile(signature, conditions, path or default_path(conditions), console, measure=path is None)
+    grids = found.table.grids(found.axes)
+    known = calibrating(model, signature, conditions, found, console)
+    dense_ms = statistics.median(one.dense_ms for one in known)
+    cost = build(signature, grids)
+    everything = signature.dense()
+    sums = [_sum(cost, signature, architecture(signature, one.widths)) for one in known]
+    calibration = calibrate([*sums, _sum(cost, signature, everything)], [*(one.share * dense_ms for one in known), dense_ms])
+    return Timing(model, signature, conditions, grids, found.table.block, calibration, dense_ms)
+
+
+def calibrating(
+    model: nn.Module, signature: Signature, conditions: Conditions, found: Profiled, console: Console | None
+) -> list[Network]:
+    """The sub-networks of a table that calibrate a network, measured now if they aren't in it."""
+    name = digest(signature)
+    known = [one for one in found.table.networks if one.network == name]
+    if len(known) >= SAMPLES:
+        return known[:SAMPLES]
+    drawn = sub_networks(signature, max(found.table.block, BLOCK), SAMPLES, seed=0)[len(known) :]
+    writer = Writer(found.path, found.table.header)
+    try:
+        for network in shares(model, signature, drawn, conditions, console):
+            writer.network(network)
+            known.append(network)
+    finally:
+        writer.close()
+    found.table.networks += known
+    return known
+
+
+def shares(
+    model: nn.Module, signature: Signature, drawn: Sequence[Architecture], conditions: Conditions, console: Console | None
+) -> list[Network]:
+    """The share of the whole network's latency that sub-networks take, measured in turns with it."""
+    dense = timed(model, signature, conditions)
+    found: list[Network] = []
+    with Bar("calibrate", len(drawn), 0, console) as bar:
+        for first in range(0, len(drawn), AT_ONCE):
+            chunk = drawn[first : first + AT_ONCE]
+            runs = {"dense": dense}
+            for number, one in enumerate(chunk):
+                runs[f"sub-network {number}"] = timed(slice(model, signature, one), signature, conditions)
+            times = turns(runs, conditions, repeats=ROUNDS, warmup=WARMUP, spread=SPREAD)
+            for one, (name, its) in zip(chunk, list(times.items())[1:], strict=True):
+                del name
+                share = ratio(its, times["dense"]).median
+                found.append(Network(digest(signature), one.widths(), round(share, 6), round(times["dense"].median_ms, 6)))
+            bar.update(len(found), {"last": f"{found[-1].share:.3f} of the dense {found[-1].dense_ms:.3g} ms"})
+    return found
+
+
+def sub_networks(signature: Signature, block: int, count: int, seed: int) -> list[Architecture]:
+    """Random sub-networks in whole blocks: a share of the width from a fifth to all, and for each axis between a half and one and a half
+    of that.
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        share = rng.uniform(0.2, 1.0)
+        widths = {}
+        for axis in signature.prunable:
+            wanted = axis.size * share * rng.uniform(0.5, 1.5)
+            blocks = max(1, round(wanted / block)) * block
+            widths[axis.name] = min(axis.size, blocks if axis.size > block else max(1, round(wanted)))
+        found.append(architecture(signature, widths))
+    return found
+
+
+def architecture(signature: Signature, widths: Mapping[str, int]) -> Architecture:
+    """The first channels of each axis, as many as `widths` say. Raises PasError for an axis that isn't there."""
+    made = signature.dense()
+    for name, width in widths.items():
+        made = made.keep(name, range(width))
+    return made
+
+
+def digest(signature: Signature) -> str:
+    """A name for a network by its axes and the shapes of its weights."""
+    words = [*((axis.name, axis.size) for axis in signature.axes), *sorted(signature.shapes.items()), image_of(signature).shape[1:]]
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
+
+
+def _sum(cost: Latency, signature: Signature, one: Architecture) -> float:
+    """The sum of the table for a sub-network, in ms."""
+    return replace(cost, calibration=Calibration()).at(signature.mask(one)) / NANOSECONDS
