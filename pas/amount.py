@@ -8,7 +8,12 @@ import re
 _TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(?:([kKmMgG]?)\s*(?:macs?|params?|parameters)?|(%))\s*")
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
+_TIME = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(ms|us|µs|ns|s|%)?\s*")
+_NANOSECONDS = {"s": 1e9, "ms": 1e6, "us": 1e3, "µs": 1e3, "ns": 1.0}
+
 ALLOWED = 'a share in (0, 1], a whole number, or text with a unit like "300 M" or "50 %"'
+ALLOWED_TIME = 'a share in (0, 1], milliseconds above 1, or text with a unit like "8 ms", "500 us" or "50 %"'
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
 
 
 def parse(amount: object) -> float | None:
@@ -24,6 +29,25 @@ def parse(amount: object) -> float | None:
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < math.inf:
         return None
     return float(amount) if amount <= 1 or float(amount).is_integer() else None
+
+
+def parse_time(amount: object) -> float | None:
+    """A latency in nanoseconds: at most 1 means a share of the dense one, a number above 1 without a unit milliseconds. None for what is no
+    time.
+    """
+    unit = None
+    if isinstance(amount, str):
+        match = _TIME.fullmatch(amount)
+        if match is None:
+            return None
+        amount, unit = float(match[1]), match[2]
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < math.inf:
+        return None
+    if unit == "%":
+        return amount / 100 if amount <= 100 else None
+    if unit is None:
+        return float(amount) if amount <= 1 else amount * _NANOSECONDS["ms"]
+    return amount * _NANOSECONDS[unit] if amount * _NANOSECONDS[unit] > 1 else None
 
 
 def human(value: float) -> str:

@@ -35,6 +35,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
     Raises PasError for whatever doesn't fit: an unknown group, choice or key, a value of a wrong type or outside of its range.
     """
+    overrides = completed(overrides)
     register(overrides)
     with explained(overrides):
         parsed = parse(overrides)
@@ -42,6 +43,13 @@ def compose(overrides: Sequence[str] = ()) -> Config:
             node = hydra_compose("config", list(overrides))
         _check_booleans(parsed, node)
         return to_config(node)
+
+
+def completed(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with ``budget=latency`` where they limit latency and say nothing of the MACs, which are limited by default."""
+    keys = {override.partition("=")[0].lstrip("+") for override in overrides}
+    says_more = keys & {"budget", "budget.macs", "experiment"}
+    return [*overrides, "budget=latency"] if "budget.latency" in keys and not says_more else list(overrides)
 
 
 def compose_all(overrides: Sequence[str]) -> list[Config]:

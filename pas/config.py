@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pas.errors import PasError
-from pas.rule import ABOVE_ZERO, BELOW_ONE, BUDGET, TEXT, at_least, check, checked_options, one_of, or_none, rule
+from pas.rule import ABOVE_ZERO, BELOW_ONE, BUDGET, LATENCY_BUDGET, TEXT, at_least, check, checked_options, one_of, or_none, rule
 
 SPLITS = ("val", "test")
 
@@ -78,22 +78,30 @@ class MethodConfig:
 
 @dataclass(kw_only=True)
 class BudgetConfig:
-    """Each limit is a share of the dense cost, a number, or text with a unit; null sets none. MACs are those of the fused form."""
+    """Each limit is a share of the dense cost, a number, or text with a unit; null sets none. MACs are those of the fused form, latency is
+    that of a batch under the conditions of `cost`.
+    """
 
     # Any: Hydra can't merge a field whose type is a union; the rule checks the type too
     macs: Any = field(metadata=BUDGET)
     params: Any = field(metadata=BUDGET)
+    latency: Any = field(default=None, metadata=LATENCY_BUDGET)
 
 
 @dataclass(kw_only=True)
 class CostConfig:
-    """How latency is measured at the end: median of `repeats` batches of `batch` images, after `warmup` of them."""
+    """How latency is measured, at the end and where it is limited: median of `repeats` batches of `batch` images, after `warmup` of them.
 
-    runtime: str = field(metadata=one_of("onnxruntime", "torch"))
+    `layout`: how torch's runtimes keep images in memory. `table`: a latency table of `pas profile`; null measures what is missing.
+    """
+
+    runtime: str = field(metadata=one_of("onnxruntime", "torch", "compile"))
     batch: int = field(metadata=at_least(1))
     threads: int = field(metadata=at_least(1))
     repeats: int = field(metadata=at_least(3))
     warmup: int = field(metadata=at_least(0))
+    layout: str = field(default="NCHW", metadata=one_of("NCHW", "channels_last"))
+    table: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -138,7 +146,8 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class OptionsConfig:
-    """`keep`: patterns of axes or modules left whole. Widths are never below `min_width` and are multiples of `round_to`.
+    """`keep`: patterns of axes or modules left whole. Widths are never below `min_width` and are multiples of `round_to`. Where latency is
+    limited, `snap: hardware` keeps them to the steps that the latency table shows.
 
     `shrink`: shares of the search's steps at which the channels that can't be expected back are cut out for good.
     `start`: an architecture.json, a run's folder or a bundle whose channels the search starts from.
@@ -148,6 +157,7 @@ class OptionsConfig:
     min_width: int = field(metadata=at_least(1))
     round_to: int = field(metadata=at_least(1))
     start: str | None = None
+    snap: str = field(default="hardware", metadata=one_of("hardware", "none"))
     shrink: list[float] = field(
         default_factory=list, metadata=rule(lambda v: all(0 < x < 1 for x in v), "a list of shares between 0 and 1")
     )
@@ -223,8 +233,8 @@ class Config:
             raise PasError("model=python needs model.entry=package.module:function")
         if (self.model.name == "onnx") != (self.model.path is not None):
             raise PasError("model=onnx and model.path=FILE.onnx belong together: set both")
-        if self.budget.macs is None and self.budget.params is None:
-            raise PasError("budget: set budget.macs or budget.params, for example budget.macs=0.5")
+        if all(amount is None for amount in vars(self.budget).values()):
+            raise PasError("budget: set budget.macs, budget.params or budget.latency, for example budget.macs=0.5")
         for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):
             if recipe.epochs < 1:
                 raise PasError(f"train.{stage}.epochs={recipe.epochs}: must be a number of at least 1")

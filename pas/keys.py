@@ -64,6 +64,12 @@ def _identity(config: Config) -> dict[str, Any]:
     whole["data"].pop("root")
     if config.model.weights is not None:
         whole["model"]["weights"] = _weights(Path(config.model.weights))
+    whole["cost"].pop("table")
+    if config.budget.latency is None:  # runs keep the names from before there were such fields
+        whole["budget"].pop("latency")
+        whole["options"].pop("snap")
+    if config.cost.layout == "NCHW":
+        whole["cost"].pop("layout")
     if config.model.path is None:  # the names of runs are those from before there was such a field
         whole["model"].pop("path")
     else:

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pas.compose import CONF, VERSION_BASE, compose, compose_all, explained, register, to_config
+from pas.compose import CONF, VERSION_BASE, completed, compose, compose_all, explained, register, to_config
 from pas.config import Config
 from pas.errors import AloneError, PasError, told
 from pas.keys import run_key
@@ -50,7 +50,8 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
         raise PasError(f"{unknown[0]}: there is no such option; settings are KEY=VALUE, and `pas search --help` lists the options")
     if options.multirun and options.cfg:
         raise PasError("--cfg shows one configuration: leave out -m")
-    overrides = list(options.overrides)
+    overrides = completed(options.overrides)
+    arguments = [*arguments, *overrides[len(options.overrides) :]]
     register(overrides)
     jobs = None
     # A configuration of the user's own can't be composed before Hydra knows where it lies.

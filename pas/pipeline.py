@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pas.architecture import Architecture
 from pas.axes.capture import forget
 from pas.config import Config
 from pas.cost.macs import macs, params
-from pas.cost.measure import Latency, latency
+from pas.cost.measure import Latency, latency, ratio
 from pas.data import Data, load
 from pas.data.loader import stable_seed
 from pas.environment import environment
@@ -39,7 +38,7 @@ from pas.result import read_result
 from pas.runs import Run, open_run, run_folder
 from pas.search import Search
 from pas.setting import Setting
-from pas.stages import dense_epochs, find, finetune, last_recipe, make, prepare
+from pas.stages import conditions, dense_epochs, find, finetune, last_recipe, make, prepare
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
@@ -110,6 +109,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     config, this = setting.config, setting.tracker.run
     parent = prepare(setting, start)
     search, searched_for = find(setting, parent.network, start)
+    _verify(setting, search)
     architecture = search.architecture
     distributed.agree(architecture.to_json(), "the processes came to different widths: run on machines of one kind")
     with distributed.together():  # the leader alone writes, and may find a full disk
@@ -146,6 +146,23 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     return distributed.from_leader(conclude)
 
 
+def _verify(setting: Setting, search: Search) -> None:
+    """Where latency is limited, measure it and settle the widths, once: a resumed run takes what was found before."""
+    if search.timing is None:
+        return
+    this = setting.tracker.run
+    before = distributed.from_leader(lambda: this.read_json("latency.json"))
+    if before is not None:
+        search.recall(before)
+        return
+    setting.say("measuring the searched network beside the dense one")
+    search.verify()
+    found = search.record()
+    assert found is not None
+    with distributed.together():
+        this.write_json("latency.json", found)
+
+
 def _as_reloaded(network: nn.Module) -> nn.Module:
     """The network with its tensors laid out in memory as a fresh one's: the layout decides the order in which convolutions sum.
 
@@ -173,7 +190,7 @@ def _result(
 ) -> dict[str, Any]:
     """The content of `result.json`, but for the exactness."""
     config, signature = setting.config, search.signature
-    dense, limits = signature.dense(), search.report()["budget"]
+    dense, limits = signature.dense(), [_as_measured(limit, search, times) for limit in search.report()["budget"]]
     return {
         "schema": 1,
         "run_key": setting.tracker.run.key,
@@ -200,9 +217,20 @@ def _result(
             "form": "fused",
         },
         "seconds": seconds,
-        "latency": asdict(times["searched"]),
+        "latency": times["searched"].as_dict(),
         "environment": environment(str(setting.device)),
     }
+
+
+def _as_measured(limit: dict[str, Any], search: Search, times: dict[str, Latency]) -> dict[str, Any]:
+    """A limit as its result says it: latency as the median of the last measurement, of which the target is the same share as before."""
+    if limit["kind"] != "latency":
+        return limit
+    relative = next(one.relative for one in search.limits.each if one.kind == "latency")
+    dense, share = times["dense"].median_ms, ratio(times["searched"], times["dense"])
+    target = limit["share_target"] * dense if relative else limit["target"]
+    found = {"share": share.median, "share_low": share.low, "share_high": share.high, "share_target": target / dense}
+    return {**limit, "target": target, "achieved": times["searched"].median_ms, "dense": dense, "verified_share": limit["share"], **found}
 
 
 def _publish(
@@ -223,11 +251,9 @@ def _publish(
 
 
 def _latencies(setting: Setting, dense: nn.Module, plain: nn.Module) -> dict[str, Latency]:
-    """Both fused networks in one process; torch's own runtime measures on the device of the run."""
-    cost = setting.config.cost
-    device = setting.device if cost.runtime == "torch" else torch.device("cpu")
-    networks = {"dense": dense.to(device), "searched": copy.deepcopy(plain).to(device)}
-    return latency(networks, setting.example().to(device), **vars(cost))
+    """Both fused networks by turns in one process. At the end of a run nothing is refused: how noisy it was is written down."""
+    cost, networks = setting.config.cost, {"dense": dense, "searched": plain}
+    return latency(networks, setting.example(), conditions(setting), repeats=cost.repeats, warmup=cost.warmup, spread=None)
 
 
 def _images(setting: Setting) -> Tensor:

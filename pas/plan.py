@@ -198,7 +198,10 @@ def _ranges(search: Search) -> tuple[Range, ...]:
     widths = search.widths
     order = [np.arange(axis.size) for axis in widths.axes]
     smallest = widths.mask(order, [widths.ladder(a)[0] for a in range(len(order))])
-    return tuple(Range(limit.kind, limit.target, limit.cost.at(smallest), limit.dense) for limit in search.limits.each)
+    return tuple(
+        Range(limit.kind, limit.told(limit.target), limit.told(limit.cost.at(smallest)), limit.told(limit.dense))
+        for limit in search.limits.each
+    )
 
 
 def _peak(device: torch.device) -> int:

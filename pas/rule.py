@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from pas.amount import ALLOWED, parse
+from pas.amount import ALLOWED, ALLOWED_TIME, parse, parse_time
 from pas.errors import PasError
 
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
@@ -42,6 +42,7 @@ ABOVE_ZERO = rule(lambda value: 0 < value < math.inf, "a number above 0")
 BELOW_ONE = rule(lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 TEXT = rule(lambda value: bool(str(value).strip()), "a name")
 BUDGET = or_none(rule(lambda value: parse(value) is not None, ALLOWED))
+LATENCY_BUDGET = or_none(rule(lambda value: parse_time(value) is not None, ALLOWED_TIME))
 
 
 def check(node: Any, path: str) -> None:

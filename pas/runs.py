@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from pas.config import Config
-from pas.disk import ASIDE, write_text, writing
+from pas.disk import ASIDE, parse_json, write_text, writing
 from pas.errors import PasError
 from pas.keys import run_key
 from pas.result import FILE, check_result, read_result
@@ -71,6 +71,15 @@ class Run:
         if name == FILE:
             check_result(data)
         self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file of the run; None when there is none. Raises PasError for a damaged one."""
+        try:
+            return parse_json((self.folder / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise PasError(f"{self.folder / name} is damaged ({error}): delete it to do that step again") from error
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`; it is on its way to the disk when this returns."""

@@ -7,18 +7,26 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from rich.console import Console
 from torch import Tensor, nn
 
+from pas import distributed
 from pas.allocate.landing import Widths, land
+from pas.allocate.snapping import steps as steps_of
 from pas.amount import human
 from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Axis, Signature
-from pas.budget import Budget, Limits, limits
-from pas.cost.macs import build
+from pas.budget import Budget, Limit, Limits, limits
+from pas.cost.conditions import Conditions
+from pas.cost.latency import Latency
+from pas.cost.macs import Cost, build
+from pas.cost.measure import Ratio, Timed
 from pas.criteria import Batch, Loss
 from pas.errors import PasError
 from pas.methods import DEFAULTS, Option, Problem, named
@@ -26,6 +34,10 @@ from pas.shrinking import needed, positions
 from pas.surgery.forms import settle, signature
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.slice import slice
+from pas.timing import Timing, compared, timed, timing
+from pas.verify import Verified, latency_state, verify, with_latency_state
+
+SNAPS = ("hardware", "none")
 
 
 class Search:
@@ -38,6 +50,10 @@ class Search:
     >>> small = search.export()
 
     `example`: a tensor (N, ...), a tuple of inputs or a dict of keyword inputs. `steps`: optimiser steps of the search.
+    `conditions`: under which latency is limited (ONNX Runtime, one example and one thread, unless said otherwise; on a GPU torch). `table`:
+    a latency table of `pas profile`; without one it is measured now, once for each network, in the user's cache. `snap`: "hardware" keeps
+    widths to the steps that the table shows, where latency is limited; "none" doesn't. `progress`: where to say how far measuring is.
+
     `start`: an architecture to start from; its channels are open at first, and preferred. `keep`: patterns of axes, or of
     modules whose axes stay whole (their name, or the start of a parameter's path, with * and ?). `min_width`: no axis falls
     below so many channels. `round_to`: widths are multiples of this (or the full width). Other options are the method's own
@@ -62,6 +78,10 @@ class Search:
         min_width: int = 1,
         round_to: int = 1,
         start: Architecture | None = None,
+        conditions: Conditions | None = None,
+        table: Path | None = None,
+        snap: str = "hardware",
+        progress: Console | None = None,
         **options: Option,
     ) -> None:
         if not isinstance(budget, Budget):
@@ -75,14 +95,24 @@ class Search:
         for name, value in (("steps", steps), ("min_width", min_width), ("round_to", round_to)):
             if value < 1:
                 raise PasError(f"{name} must be at least 1, not {value}")
+        if snap not in SNAPS:
+            raise PasError(f"snap={snap!r}: choose from {', '.join(SNAPS)}")
         self.signature: Signature = signature(model, example)
         axes = _searched(self.signature, tuple(keep))
         least = tuple(min(min_width, axis.size) for axis in axes)
         self.widths = Widths(axes, least, round_to, self.signature.channels)
+        self.timing: Timing | None = None
+        self._whole = None if budget.latency is None else model
+        self._dense: Timed | None = None
+        if budget.latency is not None:
+            self.timing = _timing(model, self.signature, conditions, table, progress)
+            if snap == "hardware":
+                self.widths = replace(self.widths, snapped=steps_of(self.widths, self.timing.cost(self.signature)))
+        self.verified: Verified | None = None
         lowest = self.widths.mask(
             [np.arange(axis.size) for axis in axes], [self.widths.ladder(a)[0] for a in range(len(axes))]
         )
-        self.limits = limits(budget, self.signature, lowest)
+        self.limits = limits(budget, self.signature, lowest, self.timing)
         self.current = self.signature
         self._origin = np.arange(self.signature.channels)  # of each channel of `current` its position in `signature`
         self._make = lambda problem: made(problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]
@@ -131,6 +161,42 @@ class Search:
             return self._legal(self.method.open())
         return land(self.widths, self.method.scores(), self.limits.load)
 
+    def verify(self) -> Verified | None:
+        """Measure the latency of what an export would be beside the dense network's, and correct the prediction until the budget holds as
+        measured. Nothing happens where latency isn't limited, or these channels were measured already. `export` does it by itself.
+        """
+        if self.timing is None:
+            return None
+        if self.verified is None or not np.array_equal(self.verified.mask, self._landed()):
+            limits, self.verified = distributed.from_leader(lambda: verify(self.limits, self._landed_under, self._measured))
+            self._relimit(limits)
+        return self.verified
+
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Take what an earlier `verify` of the same gates found, as `record` of its search told it, for measured."""
+        self._relimit(with_latency_state(self.limits, record["limit"]))
+        self.verified = Verified.of(self._landed(), record["measured"])
+
+    def record(self) -> dict[str, Any] | None:
+        """What `verify` found, for `recall`; None when nothing was measured."""
+        return None if self.verified is None else {"limit": latency_state(self.limits), "measured": self.verified.as_dict()}
+
+    def _relimit(self, limits: Limits) -> None:
+        self.limits = limits
+        self.method.problem = replace(self.method.problem, limits=limits)
+
+    def _landed_under(self, limits: Limits) -> np.ndarray:
+        return land(self.widths, self.method.scores(), limits.load) if self.method.lands else self._landed()
+
+    def _measured(self, mask: np.ndarray) -> tuple[Ratio, float]:
+        """The latency with these channels over that of the dense network, and that in ms."""
+        assert self.timing is not None
+        if self._dense is None:
+            assert self._whole is not None
+            self._dense = timed(self._whole, self.signature, self.timing.conditions)
+        small = slice(self.backbone, self.current, self.current.architecture(mask))
+        return compared(self._dense, timed(small, self.signature, self.timing.conditions), self.timing.conditions)
+
     def _legal(self, mask: np.ndarray) -> np.ndarray:
         """The mask with the best channel of every axis that would have none."""
         mask = mask.copy()
@@ -171,9 +237,10 @@ class Search:
     def export(self) -> nn.Module:
         """A plain, fused, smaller network; valid at any moment (for `taylor` after `calibrate`).
 
-        It lies in the band of the budget, but for methods that take widths as they are: `given`, `random`, `scratch`, and `pas_paper`
-        with ``land=0``.
+        Where latency is limited, it is measured first (`verify`). The network lies in the band of the budget, but for methods that take
+        widths as they are: `given`, `random`, `scratch`, and `pas_paper` with ``land=0``.
         """
+        self.verify()
         return fuse(self.slice())
 
     def shrink(self) -> Search:
@@ -199,28 +266,40 @@ class Search:
         other.current, other._origin = now, self._origin[position]
         names = {axis.name: least for axis, least in zip(self.widths.axes, self.widths.least, strict=True)}
         axes = tuple(axis for axis in now.prunable if axis.name in names)
-        other.widths = Widths(axes, tuple(min(names[a.name], a.size) for a in axes), self.widths.step, now.channels)
-        other.limits = Limits(tuple(replace(limit, cost=build(now, limit.kind)) for limit in self.limits.each))
+        least = tuple(min(names[a.name], a.size) for a in axes)
+        other.widths = Widths(axes, least, self.widths.step, now.channels, self.widths.snapped)
+        other.limits = Limits(tuple(replace(limit, cost=self._cost(now, limit)) for limit in self.limits.each))
+        other.verified = None
         other.method = self._make(Problem(now, other.limits, other.widths, self.method.problem.steps))
         other.method.carry(self.method, np.searchsorted(self.method.problem.free, position[other.method.problem.free]))
         other.model = other.method.wrap(small)
         other.model.to(next(small.parameters()).device).train(self.model.training)
         return other
 
+    def _cost(self, signature: Signature, limit: Limit) -> Cost | Latency:
+        """The cost that a limit is on, of a smaller network."""
+        if self.timing is None or not isinstance(limit.cost, Latency):
+            return build(signature, limit.kind)
+        return self.timing.cost(signature).calibrated(limit.cost.calibration)
+
     def report(self) -> dict[str, Any]:
         """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels
-        cost (`open`); the gates that the export would close or reopen; widths; the axes that stay whole, and why.
+        cost (`open`), latencies in ms and, once `verify` has measured it, with the share of the dense latency; the gates that the export
+        would close or reopen; widths; the axes that stay whole, and why.
         """
         mask = self._landed()
         now = self.method.open()
+        measured = self.verified is not None and np.array_equal(self.verified.mask, mask)
+
+        def costs(limit: Limit) -> dict[str, float]:
+            return {"target": limit.target, "achieved": limit.cost.at(mask), "dense": limit.dense, "open": limit.cost.at(now)}
+
         return {
             "budget": [
                 {
                     "kind": limit.kind,
-                    "target": limit.target,
-                    "achieved": limit.cost.at(mask),
-                    "dense": limit.dense,
-                    "open": limit.cost.at(now),
+                    **{name: limit.told(value) for name, value in costs(limit).items()},
+                    **(self.verified.as_dict() if measured and self.verified and limit.kind == "latency" else {}),
                 }
                 for limit in self.limits.each
             ],
@@ -237,8 +316,8 @@ class Search:
         now, landed = self.method.open(), self._landed()
         found: dict[str, float] = {"open": int(now[self.method.problem.free].sum())}
         for limit in self.limits.each:
-            found[limit.kind] = limit.cost.at(now)
-            found[f"export_{limit.kind}"] = limit.cost.at(landed)
+            found[limit.kind] = limit.told(limit.cost.at(now))
+            found[f"export_{limit.kind}"] = limit.told(limit.cost.at(landed))
         return found
 
     def status(self) -> dict[str, str]:
@@ -246,13 +325,17 @@ class Search:
         numbers = self.numbers()
         words = {"open": f"{numbers['open']}/{len(self.method.problem.free)}"}
         for limit in self.limits.each:
-            words[limit.kind] = f"{human(numbers[limit.kind])} of {human(limit.target)}"
+            words[limit.kind] = f"{human(numbers[limit.kind])} of {human(limit.told(limit.target))}"
             words["export"] = human(numbers[f"export_{limit.kind}"])
         return words
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a resumed search needs: the network with its gates, and the method's state."""
-        return {"model": self.model.state_dict(), "method": self.method.state_dict()}
+        state = {"model": self.model.state_dict(), "method": self.method.state_dict()}
+        if self.timing is not None:  # what this search takes time to be, which another measurement would see otherwise
+            numbers = latency_state(self.limits)
+            state["latency"] = {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take back what `state_dict` gave. A search that had shrunk is one that `shrink` gives: call it first, where it was called then.
@@ -266,8 +349,19 @@ class Search:
                 f"this state holds {found}, the search has {len(gates)}: make it with the same network and options, and where it had "
                 "shrunk, call shrink() before loading"
             )
+        if self.timing is not None and "latency" in state:
+            self._relimit(with_latency_state(self.limits, {name: float(number) for name, number in state["latency"].items()}))
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
+
+
+def _timing(
+    model: nn.Module, signature: Signature, conditions: Conditions | None, table: Path | None, progress: Console | None
+) -> Timing:
+    """The network's latency, measured by one process for all."""
+    on_gpu = next(model.parameters()).is_cuda
+    chosen = conditions or (Conditions("torch", device="cuda") if on_gpu else Conditions())
+    return distributed.from_leader(lambda: timing(model, signature, chosen, table, progress or Console(stderr=True)))
 
 
 def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:

@@ -18,6 +18,7 @@ from pas import distributed, models, onnx
 from pas.architecture import Architecture
 from pas.budget import Budget
 from pas.config import Config, RecipeConfig
+from pas.cost.conditions import Conditions
 from pas.data import Data
 from pas.errors import PasError, first_line, place
 from pas.keys import dense_key
@@ -182,8 +183,19 @@ def search_of(setting: Setting, network: nn.Module, steps: int, start: Architect
         min_width=config.options.min_width,
         round_to=config.options.round_to,
         start=start,
+        conditions=conditions(setting),
+        table=None if config.cost.table is None else Path(config.cost.table),
+        snap=config.options.snap,
+        progress=setting.console,
         **config.method.options,
     )
+
+
+def conditions(setting: Setting) -> Conditions:
+    """Under which latency is measured; torch's own runtimes measure on the device of the run."""
+    cost = setting.config.cost
+    device = "cpu" if cost.runtime == "onnxruntime" else str(setting.device)
+    return Conditions(cost.runtime, cost.batch, cost.threads, device, cost.layout)
 
 
 def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]], None]:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from pas.axes.signature import Signature
 from pas.cost.conditions import Conditions
 from pas.cost.grid import Grid
 from pas.cost.latency import NANOSECONDS, Calibration, Latency, build, calibrate
-from pas.cost.measure import Timed, prepared, ratio, turns
+from pas.cost.measure import Ratio, Timed, prepared, ratio, turns
 from pas.cost.operators import Key
 from pas.cost.profile import Profiled, default_path, profile
 from pas.cost.table import BLOCK, Network, Writer
@@ -33,30 +33,29 @@ SAMPLES = 6
 AT_ONCE = 3
 """So many of them take turns with the whole network, so that little time passes between two that are compared."""
 ROUNDS, WARMUP, SPREAD = 20, 3, 0.05
+NEAR = 0.01
+"""How well the share of a searched network is to be known: whether it lies within three per cent of a target."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timing:
     """What a search knows of a network's latency. `dense_ms`: that of the whole network, in its fused form, when it was calibrated."""
 
-    model: nn.Module
-    signature: Signature
     conditions: Conditions
     grids: Mapping[Key, Grid]
     block: int
     calibration: Calibration
     dense_ms: float
-    _dense: Timed | None = field(default=None, repr=False)
 
     def cost(self, signature: Signature) -> Latency:
         """The predicted latency of the network, or of one that was cut out of it, in nanoseconds."""
-        return build(signature, self.grids).calibrated(self.calibration)
+        return build(signature, self.grids, self.block).calibrated(self.calibration)
 
-    def dense(self) -> Timed:
-        """The whole network in its fused form, ready to run."""
-        if self._dense is None:
-            self._dense = timed(self.model, self.signature, self.conditions)
-        return self._dense
+
+def compared(dense: Timed, network: Timed, conditions: Conditions) -> tuple[Ratio, float]:
+    """The latency of a network over that of the dense one, in turns in one process, and the dense one in ms."""
+    found = turns({"dense": dense, "searched": network}, conditions, repeats=ROUNDS, warmup=WARMUP, spread=NEAR, refuse=False)
+    return ratio(found["searched"], found["dense"]), found["dense"].median_ms
 
 
 def timed(model: nn.Module, signature: Signature, conditions: Conditions) -> Timed:
@@ -91,11 +90,12 @@ def timing(
     grids = found.table.grids(found.axes)
     known = calibrating(model, signature, conditions, found, console)
     dense_ms = statistics.median(one.dense_ms for one in known)
-    cost = build(signature, grids)
+    block = max(found.table.block, 1)
+    cost = build(signature, grids, block)
     everything = signature.dense()
     sums = [_sum(cost, signature, architecture(signature, one.widths)) for one in known]
     calibration = calibrate([*sums, _sum(cost, signature, everything)], [*(one.share * dense_ms for one in known), dense_ms])
-    return Timing(model, signature, conditions, grids, found.table.block, calibration, dense_ms)
+    return Timing(conditions, grids, block, calibration, dense_ms)
 
 
 def calibrating(

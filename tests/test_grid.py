@@ -16,11 +16,11 @@ tables = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
 )
 
 
-def at(function: Grid, widths: torch.Tensor) -> torch.Tensor:
+def at(function: Grid, widths: torch.Tensor, block: int = 1) -> torch.Tensor:
     """Its values (...) at widths (..., D), among grids of fewer and of more dimensions."""
     others = [grid([[4, 5]], np.array([7.0, 8.0])), grid([[1], [2], [3]], np.ones((1, 1, 1)))]
     filled = torch.cat([widths, torch.ones(*widths.shape[:-1], 3 - widths.shape[-1], dtype=widths.dtype)], -1)
-    return Grids.of([others[0], function, others[1]])(filled[..., None, :], torch.tensor([1]))[..., 0]
+    return Grids.of([others[0], function, others[1]])(filled[..., None, :], torch.tensor([1]), torch.tensor([[block, 1, 1]]))[..., 0]
 
 
 def points(n: int) -> list[int]:
@@ -58,10 +58,10 @@ def test_blocks_are_filled_up() -> None:
     """Of blocks of 16: 17 to 32 channels cost what 32 cost, at the end of the grid 40 cost what 40 cost, and 33 channels too. The slope at
     17 is that of the cell below 32.
     """
-    found = grid([[16, 32, 40]], np.array([1.0, 2.0, 2.5]), block=16)
+    found = grid([[16, 32, 40]], np.array([1.0, 2.0, 2.5]))
     for place, value, slope in ((16, 1, 1 / 16), (17, 2, 1 / 16), (32, 2, 1 / 16), (33, 2.5, 1 / 16), (40, 2.5, 1 / 16)):
         width = torch.tensor([float(place)], dtype=torch.float64, requires_grad=True)
-        result = at(found, width)
+        result = at(found, width, block=16)
         assert result.item() == pytest.approx(value)
         (gradient,) = torch.autograd.grad(result, width)
         assert float(gradient) == pytest.approx(slope)

@@ -44,7 +44,7 @@ def test_smaller_is_faster_and_the_record_is_complete(runtime: str) -> None:
     assert "times" not in found["dense"].as_dict()
 
 
-def test_networks_take_turns_and_warm_up_is_not_counted() -> None:
+def test_networks_take_turns_and_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     class Noted(nn.Module):
@@ -56,6 +56,7 @@ def test_networks_take_turns_and_warm_up_is_not_counted() -> None:
             calls.append(f"{self.name}{len(x)}")
             return x
 
+    monkeypatch.setattr("pas.cost.measure.SHORT_MS", 0.0)  # else short runs are timed several at once
     found = latency(
         {"a": Noted("a"), "b": Noted("b")}, torch.randn(1, 1, 4, 4), Conditions("torch", batch=2), repeats=3, warmup=1, spread=None
     )
@@ -89,8 +90,10 @@ def test_interval_by_ranks() -> None:
     assert interval([3.0]) == (3, 3, 3)
 
 
-def test_noise_gets_more_rounds_and_is_refused() -> None:
+def test_noise_gets_more_rounds_and_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that double from turn to turn: the median of 8, or of 32, lies anywhere between."""
+    monkeypatch.setattr("pas.cost.measure.SHORT_MS", 0.0)
+    monkeypatch.setattr("pas.cost.measure.PATIENCE", 0.0)
     noisy, calm_one = [1.0, 2.0], [1.0, 1.01]
     found = turns({"a": clock(calm_one)}, Conditions(), repeats=8, warmup=0, spread=0.05)
     assert found["a"].runs == 8
@@ -101,7 +104,14 @@ def test_noise_gets_more_rounds_and_is_refused() -> None:
     assert turns({"a": clock(noisy)}, Conditions(), repeats=8, warmup=0, spread=None)["a"].runs == 8
 
 
-def test_what_slows_both_down_is_no_noise_of_their_ratio() -> None:
+def test_short_runs_are_timed_several_at_once() -> None:
+    """0.5 ms: as many as fill 2 ms, four, whose mean is 1.25 ms (0.5, 1, 1.5, 2)."""
+    assert clock([0.5, 1.0, 1.5, 2.0]).ms() == 1.25
+    assert clock([3.0, 1.0]).ms() == 3.0
+
+
+def test_what_slows_both_down_is_no_noise_of_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pas.cost.measure.SHORT_MS", 0.0)
     both = {"a": clock([1.0, 2.0, 4.0]), "b": clock([0.5, 1.0, 2.0])}
     found = turns(both, Conditions(), repeats=8, warmup=0, spread=0.05)
     assert isinstance(found["a"], Latency)

@@ -29,20 +29,21 @@ Cost = Callable[[Sequence[int] | Sequence[Sequence[int]]], np.ndarray]
 
 @dataclass(frozen=True)
 class Widths:
-    """The legal widths of every axis that may be sliced: `least` to its size in steps of `step` (the full size
-    always).
+    """The legal widths of every axis that may be sliced: `least` to its size in steps of `step`, and only those that are among the axis's
+    `snapped` where there are some (the full size always).
     """
 
     axes: tuple[Axis, ...]
     least: tuple[int, ...]
     step: int
     channels: int
+    snapped: tuple[tuple[int, ...], ...] | None = None
 
     def ladder(self, a: int) -> list[int]:
         """The legal widths of axis number `a`, ascending."""
         size, first = self.axes[a].size, self.least[a]
         inside = range(math.ceil(first / self.step) * self.step, size, self.step)
-        return [*inside, size]
+        return [*(width for width in inside if self.snapped is None or width in self.snapped[a]), size]
 
     def mask(self, order: list[np.ndarray], widths: Sequence[int] | Sequence[Sequence[int]]) -> np.ndarray:
         """Booleans over all channels (..., C): in each axis the first of its order, as many as `widths` (..., axes) say."""

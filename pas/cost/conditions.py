@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import onnxruntime
 import torch
 
 from pas.errors import PasError
@@ -47,7 +47,7 @@ class Conditions:
         name = cpu_name() if self.device == "cpu" else torch.cuda.get_device_name(self.device)
         versions = {"torch": str(torch.__version__)}
         if self.runtime == "onnxruntime":
-            versions = {"onnxruntime": onnxruntime.__version__}
+            versions = {"onnxruntime": version("onnxruntime")}
         elif self.device != "cpu":
             versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
         return Header(name, self.runtime, "float32", self.layout, self.batch, self.threads, versions)

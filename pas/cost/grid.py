@@ -19,14 +19,11 @@ class Grid:
     `slopes[d]`, of the same shape, holds for each cell along dimension d (by its lower point), at each point of the others, how steep the
     function is there for a gradient: the difference over the cell, or, on a plateau, down to the nearest lower point that costs less. So a
     width at the edge of a step is pulled towards the whole step, not told that one channel less saves nothing.
-
-    `block`: channels that a runtime computes at once; widths are filled up to whole blocks.
     """
 
     points: tuple[np.ndarray, ...]
     values: np.ndarray
     slopes: tuple[np.ndarray, ...]
-    block: int = 1
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,6 @@ class Grids:
     slopes: Tensor  # (D, V)
     offsets: Tensor  # (G,) where each grid begins
     strides: Tensor  # (G, D) from one point to the next; 0 where there is one
-    blocks: Tensor  # (G, 1)
 
     @staticmethod
     def of(grids: Sequence[Grid]) -> Grids:
@@ -64,14 +60,15 @@ class Grids:
             torch.from_numpy(np.stack([np.concatenate(row or [np.zeros(0)]) for row in slopes])),
             torch.from_numpy(offsets.astype(np.int64)),
             torch.from_numpy(strides),
-            torch.tensor([[one.block] for one in grids], dtype=torch.float64),
         )
 
-    def __call__(self, widths: Tensor, which: Tensor) -> Tensor:
+    def __call__(self, widths: Tensor, which: Tensor, block: Tensor) -> Tensor:
         """The values (..., O) of O functions, grids ``which`` (O,), at widths (..., O, D): 1 where a grid has fewer dimensions. Outside of
         a grid its nearest cell goes on, but never below zero.
+
+        `block` (O, D): what a runtime computes at once; widths are filled up to whole blocks, as far as the grid goes. 1 for none.
         """
-        points, counts, block = self.points[which], self.counts[which], self.blocks[which]
+        points, counts = self.points[which], self.counts[which]
         last = points.gather(-1, (counts - 1)[..., None])[..., 0]
         at = widths.detach()
         at = torch.where(block > 1, torch.minimum(torch.ceil(at / block) * block, torch.maximum(at, last)), at)
@@ -105,11 +102,11 @@ class Grids:
         return total
 
 
-def grid(points: Sequence[Sequence[float]], values: np.ndarray, *, block: int = 1) -> Grid:
+def grid(points: Sequence[Sequence[float]], values: np.ndarray) -> Grid:
     """The lower envelope over larger widths of what was measured: whoever needs less may run more, so narrower never costs more."""
     values = envelope(np.asarray(values, dtype=np.float64))
     places = tuple(np.asarray(p, dtype=np.float64) for p in points)
-    return Grid(places, values, tuple(_slopes(places[d], values, d) for d in range(values.ndim)), block)
+    return Grid(places, values, tuple(_slopes(places[d], values, d) for d in range(values.ndim)))
 
 
 def envelope(values: np.ndarray) -> np.ndarray:

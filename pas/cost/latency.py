@@ -13,11 +13,15 @@ from torch import Tensor
 from pas.axes.signature import Signature
 from pas.cost.counts import Counts, Dimensions
 from pas.cost.grid import Grid, Grids
-from pas.cost.operators import Key, operators
+from pas.cost.operators import Factor, Key, Operator, operators
 from pas.errors import PasError
 
 NANOSECONDS = 1_000_000
 """A millisecond. Costs are whole numbers, so that they are compared exactly: latency counts nanoseconds."""
+
+
+UNBLOCKED = ("grouped", "matmul", "scaled_dot_product_attention", "layer_norm")
+"""Operators whose widths aren't filled up to whole blocks of channels."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Latency:
     factors: Tensor  # (O, D, m) dimensions whose counts are multiplied
     sizes: Tensor  # (O, D)
     made: Tensor  # (O, D) whether it is the width that the operator makes
+    blocks: Tensor  # (O, D) what the runtime computes at once
     calibration: Calibration
 
     def __call__(self, gates: Tensor, *, both_sides: bool = True) -> Tensor:
@@ -49,12 +54,12 @@ class Latency:
 
         Without `both_sides` the gradient goes only to what makes a channel.
         """
-        total = self.grids(self._widths(gates, both_sides), self.which).sum(-1)
+        total = self.grids(self._widths(gates, both_sides), self.which, self.blocks).sum(-1)
         return NANOSECONDS * (self.calibration.scale * total + self.calibration.offset)
 
     def each(self, gates: Tensor) -> Tensor:
         """The time of each operator (..., O) in nanoseconds, without the offset."""
-        return NANOSECONDS * self.calibration.scale * self.grids(self._widths(gates, True), self.which)
+        return NANOSECONDS * self.calibration.scale * self.grids(self._widths(gates, True), self.which, self.blocks)
 
     def at(self, mask: np.ndarray) -> int:
         """The time as a whole number of nanoseconds."""
@@ -62,7 +67,7 @@ class Latency:
 
     def to(self, device: torch.device) -> Latency:
         """The same cost on another device."""
-        moved = {name: getattr(self, name).to(device) for name in ("counts", "grids", "which", "factors", "sizes", "made")}
+        moved = {name: getattr(self, name).to(device) for name in ("counts", "grids", "which", "factors", "sizes", "made", "blocks")}
         return replace(self, **moved)
 
     def calibrated(self, calibration: Calibration) -> Latency:
@@ -76,8 +81,11 @@ class Latency:
         return widths if both_sides else torch.where(self.made, widths, widths.detach())
 
 
-def build(signature: Signature, grids: Mapping[Key, Grid]) -> Latency:
-    """The latency of a network by the times of its operators, not calibrated. Raises PasError for an operator that isn't among them."""
+def build(signature: Signature, grids: Mapping[Key, Grid], block: int = 1) -> Latency:
+    """The latency of a network by the times of its operators, not calibrated. `block`: channels that the runtime computes at once.
+
+    Raises PasError for an operator that isn't among them.
+    """
     dimensions, found = Dimensions(), operators(signature)
     keys = list(dict.fromkeys(one.key for one in found))
     for key in keys:
@@ -89,16 +97,27 @@ def build(signature: Signature, grids: Mapping[Key, Grid]) -> Latency:
     longest = max((len(row) for one in places for row in one), default=0) + 1
     factors = np.full((len(found), deep, longest), last)
     sizes, made = np.ones((len(found), deep)), np.zeros((len(found), deep), dtype=bool)
+    blocks = np.ones((len(found), deep))
     for o, (one, rows) in enumerate(zip(found, places, strict=True)):
         made[o, len(rows) - 1] = True
         for d, (row, width) in enumerate(zip(rows, one.widths, strict=True)):
             factors[o, d, : len(row)] = row
             sizes[o, d] = math.prod(size for dim, size in width if dim is None)
+            blocks[o, d] = _block(one, width, block)
     which = torch.tensor([keys.index(one.key) for one in found], dtype=torch.long)
     packed = Grids.of([grids[key] for key in keys])
+    as_tensor = torch.from_numpy
     return Latency(
-        dimensions.counts(), packed, which, torch.from_numpy(factors), torch.from_numpy(sizes), torch.from_numpy(made), Calibration()
+        dimensions.counts(), packed, which, as_tensor(factors), as_tensor(sizes), as_tensor(made), as_tensor(blocks), Calibration()
     )
+
+
+def _block(one: Operator, width: Sequence[Factor], block: int) -> int:
+    """What a runtime computes at once of one of an operator's widths: a block of channels, or their elements where that is the width."""
+    sliced = [size for dim, size in width if dim is not None]
+    if len(sliced) != 1 or one.key.kind in UNBLOCKED:
+        return 1
+    return block * math.prod(size for _, size in width) // sliced[0]
 
 
 def calibrate(sums: Sequence[float], measured: Sequence[float]) -> Calibration:

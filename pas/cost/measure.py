@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -16,8 +17,9 @@ from pas.cost.conditions import Conditions, Header
 from pas.cost.runtimes import Run, ready
 from pas.errors import PasError
 
-TURNS = 4
-"""A measurement that spreads too far gets so many times the runs before it is refused."""
+TURNS, PATIENCE = 4, 5.0
+"""A measurement that spreads too far gets so many times the runs, and at least so many seconds, before it is refused."""
+SHORT_MS, MOST_RUNS = 2.0, 50
 SPREAD = 0.05
 """The largest 95 % interval of a median, as a share of it, that counts as measured."""
 DEVIATIONS = 1.96
@@ -79,9 +81,13 @@ class Timed:
     timer: Callable[[Run], float]
 
     def ms(self) -> float:
-        """The time of a run, right after an untimed one, which fills the caches as if the network ran alone."""
+        """The time of a run, right after an untimed one, which fills the caches as if the network ran alone. Of short runs the mean of as
+        many as take about two milliseconds: one alone would measure the clock.
+        """
         self.run()
-        return self.timer(self.run)
+        first = self.timer(self.run)
+        more = min(MOST_RUNS, round(SHORT_MS / max(first, 1e-6))) - 1
+        return (first + sum(self.timer(self.run) for _ in range(more))) / (1 + more) if more > 0 else first
 
 
 def prepared(network: nn.Module, example: Tensor, conditions: Conditions) -> Timed:
@@ -119,7 +125,7 @@ def turns(
     Args:
         warmup: untimed rounds before the first timed one.
         spread: the largest 95 % interval of the median ratio to the first network (of one alone, of its median time), as a share of it.
-            Wider ones get more rounds, up to four times as many. None takes what comes.
+            Wider ones get more rounds, four times as many and more. None takes what comes.
         refuse: whether a machine that stays noisier than that is an error.
 
     Raises:
@@ -130,12 +136,12 @@ def turns(
         for _ in range(warmup):
             for network in networks.values():
                 network.ms()
-        for _ in range(TURNS):
+        began, turn = time.monotonic(), 0
+        while not turn or (spread is not None and _widest(times)[1] > spread and (turn < TURNS or time.monotonic() - began < PATIENCE)):
+            turn += 1
             for _ in range(repeats):
                 for name, network in networks.items():
                     times[name].append(network.ms())
-            if spread is None or _widest(times)[1] <= spread:
-                break
     name, widest = _widest(times)
     if refuse and spread is not None and widest > spread:
         raise PasError(

@@ -15,6 +15,7 @@ from pas import onnx
 from pas.cost.conditions import Conditions
 
 Run = Callable[[], object]
+Forward = Callable[[Tensor], object]
 LARGE = 16
 """From so many examples on a GPU is timed by events, and below by a CUDA graph."""
 MOST_COPIES = 64
@@ -32,13 +33,12 @@ def ready(network: nn.Module, x: Tensor, conditions: Conditions, *, operator: bo
     if conditions.layout == "channels_last":
         x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
         network = network.to(memory_format=torch.channels_last)
-    if conditions.runtime == "compile":
-        network = torch.compile(network)
+    forward: Forward = torch.compile(network) if conditions.runtime == "compile" else network
     if conditions.device == "cpu":
-        return lambda: network(x), wall_ms
+        return lambda: forward(x), wall_ms
     if len(x) >= LARGE and not operator:
-        return _settled(lambda: network(x)), _events_ms
-    run, copies = _cuda_graph(network, x)
+        return _settled(lambda: forward(x)), _events_ms
+    run, copies = _cuda_graph(network, x, compiled=conditions.runtime == "compile")
     return run, lambda run: _events_ms(run) / copies
 
 
@@ -58,7 +58,7 @@ def _onnxruntime(network: nn.Module, x: Tensor, threads: int) -> Run:
     return lambda: session.run(None, feed)
 
 
-def _cuda_graph(network: nn.Module, x: Tensor) -> tuple[Run, int]:
+def _cuda_graph(network: nn.Module, x: Tensor, *, compiled: bool) -> tuple[Run, int]:
     """One graph of as many copies of the network as together hold twice the L2 cache, and how many these are.
 
     A replay costs the CPU nothing, whose launches would hide the GPU's time, and no copy finds its weights in the cache, as a network that
@@ -67,7 +67,8 @@ def _cuda_graph(network: nn.Module, x: Tensor) -> tuple[Run, int]:
     cache = torch.cuda.get_device_properties(x.device).L2_cache_size
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers(), x))
     count = min(MOST_COPIES, 1 + 2 * cache // max(size, 1))
-    networks = [network, *(copy.deepcopy(network) for _ in range(count - 1))]
+    copies = [network, *(copy.deepcopy(network) for _ in range(count - 1))]
+    networks: list[Forward] = [torch.compile(one) if compiled else one for one in copies]
     inputs = [x.clone() for _ in networks]
 
     def all_of_them() -> None:

@@ -26,8 +26,6 @@ STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 HALVES = 6
 BLOCK = 8
 """Channels of a block where a runtime shows none."""
-BLOCKED = ("conv", "depthwise", "linear", "max_pool2d", "avg_pool2d")
-"""Operators whose widths a runtime fills up to whole blocks."""
 Widths = tuple[int, ...]
 Axes = Mapping[Key, Sequence[Sequence[int]]]
 """Of each operator the points along each of its widths, ascending."""
@@ -76,7 +74,7 @@ class Table:
         if missing:
             raise PasError(f"the table lacks {key} at widths {missing[0]} and {len(missing) - 1} more; go on with pas profile")
         values = np.array([found[widths] for widths in itertools.product(*axes)]).reshape([len(axis) for axis in axes])
-        return grid(axes, values, block=max(self.block, 1) if key.kind in BLOCKED else 1)
+        return grid(axes, values)
 
 
 def wanted(operators: Iterable[Operator], signature: Signature, block: int) -> Axes:

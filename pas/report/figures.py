@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pas.amount import UNITS
 from pas.disk import writing
 from pas.errors import PasError
 from pas.report.collect import Cell
-from pas.report.table import UNITS
 
 LAYERS_A_ROW = 40
 NUMBERED = 24  # up to so many layers in a row, the kept widths are written above the bars

@@ -34,8 +34,8 @@ class Range:
 
     kind: str
     target: float
-    smallest: int
-    dense: int
+    smallest: float
+    dense: float
 
 
 @dataclass(frozen=True)

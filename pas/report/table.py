@@ -10,10 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pas.amount import human
+from pas.amount import UNITS, human
 from pas.report.collect import Finished, cells, speedup
-
-UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
 
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:

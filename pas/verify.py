@@ -1,0 +1,114 @@
+"""A latency budget holds when it is measured: the prediction is corrected by what the landed network takes, until it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pas.budget import Limit, Limits
+from pas.cost.latency import Calibration, Latency
+from pas.cost.measure import Ratio
+
+ROUNDS = 6
+BELOW = 0.03
+"""A network lies in the band when it takes at most the target, and at most so much less of it."""
+MARGIN = 1.005
+"""What was too slow is taken to be slower still by this factor, so that the next one lands below the target and not on it."""
+
+Land = Callable[[Limits], np.ndarray]
+"""The channels that stay under some limits, booleans (C,)."""
+Measure = Callable[[np.ndarray], tuple[Ratio, float]]
+"""Of these channels: the latency over that of the dense network, both measured in one process, and the dense one in ms."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was measured of the channels that stay: `share` of the latency of the dense network, which took `dense_ms`; `target` as such a
+    share. `predicted`: what had been expected.
+    """
+
+    mask: np.ndarray
+    share: Ratio
+    dense_ms: float
+    target: float
+    predicted: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the network lies in the band."""
+        return (1 - BELOW) * self.target <= self.share.median <= self.target
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Of several the first by this is best: below the target, above it within the noise, above it; then the nearest to it."""
+        above = 0 if self.share.median <= self.target else 1 if self.share.low <= self.target else 2
+        return above, abs(self.target - self.share.median)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the channels."""
+        share = {"share": self.share.median, "share_low": self.share.low, "share_high": self.share.high}
+        return {**share, "share_target": self.target, "share_predicted": self.predicted, "dense_ms": self.dense_ms}
+
+    @staticmethod
+    def of(mask: np.ndarray, numbers: Mapping[str, Any]) -> Verified:
+        """What `as_dict` gave, of these channels."""
+        share = Ratio(*(numbers[f"share{part}"] for part in ("", "_low", "_high")))
+        return Verified(mask, share, numbers["dense_ms"], numbers["share_target"], numbers["share_predicted"])
+
+
+def verify(limits: Limits, land: Land, measure: Measure) -> tuple[Limits, Verified]:
+    """The limits with the prediction of latency corrected, and what was measured of the channels that they land on.
+
+    Where widths come in steps so coarse that none lie in the band, or another limit binds, it is the best of what was measured.
+    """
+    tried: list[tuple[Limits, Verified]] = []
+    for _ in range(ROUNDS):
+        limit = latency_of(limits)
+        mask = land(limits)
+        if any(np.array_equal(one.mask, mask) for _, one in tried):
+            break
+        share, dense_ms = measure(mask)
+        # what was given in ms is a share of what the dense network takes at the same moment
+        target = limit.target / (limit.dense if limit.relative else limit.unit * dense_ms)
+        found = Verified(mask, share, dense_ms, target, limit.cost.at(mask) / limit.dense)
+        tried.append((limits, found))
+        if found.holds:
+            break
+        limits = corrected(limits, found)
+    return min(tried, key=lambda one: one[1].rank)
+
+
+def latency_of(limits: Limits) -> Limit:
+    """The limit on latency."""
+    return next(limit for limit in limits.each if limit.kind == "latency")
+
+
+def corrected(limits: Limits, found: Verified) -> Limits:
+    """The limits as a measurement has them: these channels take what they took, and all others in proportion."""
+    limit = latency_of(limits)
+    assert isinstance(limit.cost, Latency)
+    took = found.share.median / found.target * limit.target * (MARGIN if found.share.median > found.target else 1)
+    factor = took / limit.cost.at(found.mask)
+    before = limit.cost.calibration
+    cost = limit.cost.calibrated(Calibration(before.scale * factor, before.offset * factor))
+    return Limits(tuple(replace(one, cost=cost) if one is limit else one for one in limits.each))
+
+
+def latency_state(limits: Limits) -> dict[str, float]:
+    """What a search takes latency to be: target and dense latency in ns, and the prediction's scale and offset."""
+    limit = latency_of(limits)
+    assert isinstance(limit.cost, Latency)
+    calibration = limit.cost.calibration
+    return {"target": limit.target, "dense": limit.dense, "scale": calibration.scale, "offset": calibration.offset}
+
+
+def with_latency_state(limits: Limits, state: Mapping[str, float]) -> Limits:
+    """The limits with what `latency_state` gave."""
+    limit = latency_of(limits)
+    assert isinstance(limit.cost, Latency)
+    cost = limit.cost.calibrated(Calibration(float(state["scale"]), float(state["offset"])))
+    now = replace(limit, cost=cost, target=float(state["target"]), dense=round(float(state["dense"])))
+    return Limits(tuple(now if one is limit else one for one in limits.each))
