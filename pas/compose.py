@@ -48,7 +48,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def completed(overrides: Sequence[str]) -> list[str]:
     """The overrides, with ``budget=latency`` where they limit latency and say nothing of the MACs, which are limited by default."""
     keys = {override.partition("=")[0].lstrip("+") for override in overrides}
-    says_more = keys & {"budget", "budget.macs", "experiment"}
+    says_more = keys & {"budget", "budget.macs"}
     return [*overrides, "budget=latency"] if "budget.latency" in keys and not says_more else list(overrides)
 
 

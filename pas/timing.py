@@ -13,6 +13,8 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor, nn
 
+from pas.allocate.landing import Widths
+from pas.allocate.snapping import steps
 from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Signature
@@ -22,7 +24,7 @@ from pas.cost.latency import NANOSECONDS, Calibration, Latency, build, calibrate
 from pas.cost.measure import Ratio, Timed, prepared, ratio, turns
 from pas.cost.operators import Key
 from pas.cost.profile import Profiled, default_path, profile
-from pas.cost.table import BLOCK, Network, Writer
+from pas.cost.table import Network, Writer
 from pas.errors import PasError
 from pas.progress import Bar
 from pas.surgery.fuse import fuse
@@ -106,7 +108,7 @@ def calibrating(
     known = [one for one in found.table.networks if one.network == name]
     if len(known) >= SAMPLES:
         return known[:SAMPLES]
-    drawn = sub_networks(signature, max(found.table.block, BLOCK), SAMPLES, seed=0)[len(known) :]
+    drawn = sub_networks(signature, rewarded(signature, found), SAMPLES, seed=0)[len(known) :]
     writer = Writer(found.path, found.table.header)
     try:
         for network in shares(model, signature, drawn, conditions, console):
@@ -139,9 +141,16 @@ def shares(
     return found
 
 
-def sub_networks(signature: Signature, block: int, count: int, seed: int) -> list[Architecture]:
-    """Random sub-networks in whole blocks: a share of the width from a fifth to all, and for each axis between a half and one and a half
-    of that.
+def rewarded(signature: Signature, found: Profiled) -> Mapping[str, Sequence[int]]:
+    """Of each axis the widths that the device rewards."""
+    widths = Widths(signature.prunable, (1,) * len(signature.prunable), 1, signature.channels)
+    cost = build(signature, found.table.grids(found.axes), max(found.table.block, 1))
+    return {axis.name: rungs for axis, rungs in zip(signature.prunable, steps(widths, cost), strict=True)}
+
+
+def sub_networks(signature: Signature, ladders: Mapping[str, Sequence[int]], count: int, seed: int) -> list[Architecture]:
+    """Random sub-networks: a share of the width from a fifth to all, for each axis between a half and one and a half of that, and of its
+    ladder the rung that is nearest.
     """
     rng = np.random.default_rng(seed)
     found = []
@@ -149,9 +158,8 @@ def sub_networks(signature: Signature, block: int, count: int, seed: int) -> lis
         share = rng.uniform(0.2, 1.0)
         widths = {}
         for axis in signature.prunable:
-            wanted = axis.size * share * rng.uniform(0.5, 1.5)
-            blocks = max(1, round(wanted / block)) * block
-            widths[axis.name] = min(axis.size, blocks if axis.size > block else max(1, round(wanted)))
+            rungs = np.array(ladders[axis.name])
+            widths[axis.name] = int(rungs[np.abs(rungs - axis.size * share * rng.uniform(0.5, 1.5)).argmin()])
         found.append(architecture(signature, widths))
     return found
 

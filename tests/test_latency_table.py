@@ -176,11 +176,11 @@ def test_tables_of_other_machines_and_what_is_no_table_are_refused(tmp_path: Pat
 def test_blocks_and_networks_come_back(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "table.jsonl", HEADER)
     network = Network("abc", {"conv1": 8}, 0.5, 3.25)
-    writer.block(16)
+    writer.runtime(16, 0.25)
     writer.network(network)
     writer.close()
     table = read(tmp_path / "table.jsonl")
-    assert (table.block, table.networks) == (16, [network])
+    assert (table.block, table.reference_ms, table.networks) == (16, 0.25, [network])
 
 
 @given(st.binary(max_size=200))

@@ -25,7 +25,7 @@ from pas.errors import PasError
 RUNS, FEWEST, WARMUP = 15, 5, 3
 LONG_MS = 100.0
 """Runs beyond the fewest end when they have taken so long together."""
-CALM, TRIES, NOISY = 0.1, 3, 0.5
+CALM, TRIES, NOISY = 0.1, 8, 0.5
 """A middle half of the runs within a tenth of the median is calm; after so many tries the calmest counts, but for one that isn't even
 within a half.
 """

@@ -21,12 +21,16 @@ from pas.cost.operators import Key, operators
 from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, matching, points, wanted
 from pas.progress import Bar
 
-PASSES, PROBES = 2, 4
-"""Every point is measured so often, with others between, and the least counts: other programs only ever add time."""
+PASSES, PROBES = 3, 5
+"""Every point is measured so often, with others between, and the median counts."""
 CHUNK = 32
 PROBE = Key("conv", (3, 3), (1, 1), (1, 1), (1, 1), (14, 14), "relu")
 PROBED = range(36, 132, 4)
 """Widths of the probe, on both sides of several edges of blocks."""
+REFERENCE = 64
+"""The width at which the probe is the operator of reference. It is timed again beside every point, and the point divided by how much slower
+it was: processors change their speed, by their clock and by what else runs on them, and all operators with it.
+"""
 BLOCKS = (64, 32, 16, 8)
 FLAT = 0.25
 """Inside of a block a width saves less than this share of what it would in proportion."""
@@ -64,11 +68,12 @@ def profile(signature: Signature, conditions: Conditions, path: Path, console: C
     """
     table = opened(path, conditions)
     if not table.block and measure:
-        quiet = replace(conditions, batch=1, threads=1)  # blocks are of the runtime, and best seen with the least noise
         with torch_threads(1):
-            table.block = _block(lambda width: milliseconds(PROBE, (64, width), quiet)[0])
+            table.block = _block(lambda width: _probe_ms(conditions, width, threads=1))
+        with torch_threads(conditions.threads):
+            table.reference_ms = min(_probe_ms(conditions) for _ in range(PROBES))
         writer = Writer(path, table.header)
-        writer.block(table.block)
+        writer.runtime(table.block, table.reference_ms)
         writer.close()
     axes = wanted(operators(signature), signature, max(table.block, BLOCK))
     missing = [(key, widths) for key, widths in points(axes) if not table.has(key, widths)]
@@ -84,9 +89,9 @@ def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Condition
         with torch_threads(conditions.threads), Bar("profile", len(missing), 0, console) as bar:
             for first in range(0, len(missing), CHUNK):
                 chunk = [missing[i] for i in order[first : first + CHUNK]]
-                passes = [[milliseconds(key, widths, conditions) for key, widths in chunk] for _ in range(PASSES)]
+                passes = [[_beside_reference(key, widths, conditions, table) for key, widths in chunk] for _ in range(PASSES)]
                 for (key, widths), times in zip(chunk, zip(*passes, strict=True), strict=True):
-                    ms, iqr = min(times)
+                    ms, iqr = sorted(times)[PASSES // 2]
                     table.add(key, widths, ms)
                     writer.add(key, widths, ms, iqr)
                 if bar.due() or first + CHUNK >= len(missing):
@@ -95,12 +100,27 @@ def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Condition
         writer.close()
 
 
+def _beside_reference(key: Key, widths: Widths, conditions: Conditions, table: Table) -> tuple[float, float]:
+    """The time of an operator and its range, as they would have been when the table was begun."""
+    before = _probe_ms(conditions)
+    ms, iqr = milliseconds(key, widths, conditions)
+    speed = 2 * table.reference_ms / (before + _probe_ms(conditions))
+    return ms * speed, iqr * speed
+
+
+def _probe_ms(conditions: Conditions, width: int = REFERENCE, threads: int | None = None) -> float:
+    """The time of the operator of reference, or of one like it that makes another width, for one example."""
+    alone = replace(conditions, batch=1, threads=threads or conditions.threads)
+    return milliseconds(PROBE, (REFERENCE, width), alone)[0]
+
+
 def _block(time: Callable[[int], float]) -> int:
     """The channels that a runtime computes at once: the largest block inside of which a narrower convolution saves next to nothing; 1 when
     every channel counts.
     """
     widths = list(PROBED)
-    ms = envelope(np.min([[time(width) for width in widths] for _ in range(PROBES)], axis=0))
+    passes = [[time(width) / time(REFERENCE) for width in widths] for _ in range(PROBES)]
+    ms = envelope(np.median(passes, axis=0))
     for block in BLOCKS:
         if _saved(widths, ms, block) < FLAT:
             return block

@@ -46,13 +46,14 @@ class Network:
 @dataclass
 class Table:
     """The milliseconds of operators: key in words -> widths -> ms. `block`: channels that the runtime computes at once; 0 when that isn't
-    known yet.
+    known yet. `reference_ms`: what one and the same operator took when the table was begun.
     """
 
     header: Header
     points: dict[str, dict[Widths, float]] = field(default_factory=dict)
     networks: list[Network] = field(default_factory=list)
     block: int = 0
+    reference_ms: float = 0.0
 
     def add(self, key: Key, widths: Widths, ms: float) -> None:
         """Note one point."""
@@ -140,7 +141,7 @@ def _take(table: Table, line: dict[str, Any]) -> None:
     elif "network" in line:
         table.networks.append(Network(str(line["network"]), dict(line["widths"]), float(line["share"]), float(line["dense_ms"])))
     else:
-        table.block = int(line["block"])
+        table.block, table.reference_ms = int(line["block"]), float(line["reference_ms"])
 
 
 def matching(path: Path, header: Header) -> Table:
@@ -174,9 +175,9 @@ class Writer:
         """Write one network."""
         self._line(asdict(network))
 
-    def block(self, channels: int) -> None:
-        """Write how many channels the runtime computes at once."""
-        self._line({"block": channels})
+    def runtime(self, block: int, reference_ms: float) -> None:
+        """Write how many channels the runtime computes at once, and what the operator of reference took."""
+        self._line({"block": block, "reference_ms": round(reference_ms, 6)})
 
     def close(self) -> None:
         """Close the file."""
