@@ -8,10 +8,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pas import __version__
 from pas.errors import PasError, told
 from pas.stop import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from pas.wanted import Wanted
 
 SEARCH = """\
 usage: pas search [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]
@@ -84,25 +88,30 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = _verb(verbs, "inspect", _inspect, "the axes of a network: sizes, where they live, what is frozen and why",
                     "pas inspect mobilenetv2_100 --image-size 64")  # fmt: skip
-    network = inspect.add_mutually_exclusive_group(required=True)
-    network.add_argument("model", metavar="MODEL", nargs="?", help="a timm name, or one of pas.models")
-    network.add_argument(
-        "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
-    )
-    network.add_argument("--onnx", metavar="FILE", help="a network in an ONNX file, which knows its number of classes")
+    _network(inspect)
     inspect.add_argument("--json", action="store_true", help="as JSON")
     inspect.add_argument("--axis", metavar="NAME",
                          help="all of one axis, or of each that a pattern such as 'blocks.*.heads' names")  # fmt: skip
     inspect.add_argument("--svg", type=Path, metavar="FILE", help="also draw the axes and the weights between them (.svg, .png or .pdf)")
-    inspect.add_argument(
-        "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
-    )
-    inspect.add_argument(
-        "--num-classes", type=_positive, metavar="N", help="logits of the classifier (default: 1000; an ONNX file has its own)"
-    )
-    inspect.add_argument(
-        "--in-chans", type=_positive, default=3, metavar="N", help="channels of the image (default: 3)"
-    )
+
+    profile = _verb(verbs, "profile", _profile, "measure the operators of a network at every width: a latency table",
+                    "pas profile mobilenetv2_100 --batch 1 --threads 1")  # fmt: skip
+    more = "Resumable: the same command goes on from where it was stopped. A search under latency does it by itself."
+    profile.description = f"{profile.description} {more}"
+    _network(profile)
+    _conditions(profile)
+    profile.add_argument("--out", type=Path, metavar="FILE", help="the table's file (default: one for these conditions below PAS_CACHE, or "
+                         "~/.cache/pas)")  # fmt: skip
+
+    benchmark = _verb(verbs, "benchmark", _benchmark, "the latency of a network, or of a bundle beside its dense parent",
+                      "pas benchmark runs/RUN/bundle --threads 2")  # fmt: skip
+    _network(benchmark, bundles=True)
+    _conditions(benchmark)
+    benchmark.add_argument("--repeats", type=_positive, default=50, metavar="N", help="rounds, in which every network runs (default: 50)")
+    benchmark.add_argument("--spread", type=float, default=0.05, metavar="SHARE",
+                           help="the largest 95 %% interval that counts as measured, of the ratio, or of the time of a network alone "
+                           "(default: 0.05)")  # fmt: skip
+    benchmark.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
                      "pas evaluate runs/RUN/bundle --data digits")  # fmt: skip
@@ -126,6 +135,46 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--json", action="store_true", help="as JSON")
     diff.add_argument("--figure", type=Path, metavar="FILE", help="draw both widths of every axis (.png, .svg or .pdf)")
     return parser
+
+
+def _network(verb: argparse.ArgumentParser, *, bundles: bool = False) -> None:
+    """The arguments that name a network."""
+    one = verb.add_mutually_exclusive_group(required=not bundles)
+    words = "a folder that pas search wrote (runs/RUN/bundle), or a timm name" if bundles else "a timm name, or one of pas.models"
+    if bundles:
+        verb.add_argument("model", metavar="BUNDLE_OR_MODEL", nargs="?", help=words)
+    else:
+        one.add_argument("model", metavar="MODEL", nargs="?", help=words)
+    one.add_argument(
+        "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
+    )
+    one.add_argument("--onnx", metavar="FILE", help="a network in an ONNX file, which knows its number of classes")
+    verb.add_argument(
+        "--image-size", type=_positive, metavar="PIXELS", help="a side of the image (default: the network's own)"
+    )
+    verb.add_argument(
+        "--num-classes", type=_positive, metavar="N", help="logits of the classifier (default: 1000; an ONNX file has its own)"
+    )
+    verb.add_argument("--in-chans", type=_positive, default=3, metavar="N", help="channels of the image (default: 3)")
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    """The network that was named."""
+    from pas.wanted import Wanted
+
+    if options.onnx and options.num_classes:
+        raise PasError("an ONNX file has its own number of classes: leave out --num-classes")
+    classes = options.num_classes or 1000
+    return Wanted(options.model, options.entry, options.onnx, options.image_size, classes, options.in_chans)
+
+
+def _conditions(verb: argparse.ArgumentParser) -> None:
+    """The arguments that say how latency is measured."""
+    verb.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime (default; on the CPU), torch, or compile")
+    verb.add_argument("--batch", type=_positive, default=1, metavar="N", help="images at once (default: 1)")
+    verb.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of the CPU (default: 1)")
+    verb.add_argument("--device", default="cpu", metavar="NAME", help="cpu, or cuda for torch's runtimes (default: cpu)")
+    verb.add_argument("--layout", default="NCHW", metavar="NAME", help="NCHW or channels_last, for torch's runtimes (default: NCHW)")
 
 
 def _help(parser: argparse.ArgumentParser) -> int:
@@ -186,11 +235,8 @@ def _inspect(options: argparse.Namespace) -> int:
         from pas.report.figures import checked
 
         checked(options.svg)
-    name = options.entry or options.onnx or options.model
-    how = inspection.inspect_entry if options.entry else inspection.inspect_onnx if options.onnx else inspection.inspect
-    if options.onnx and options.num_classes:
-        raise PasError("an ONNX file has its own number of classes: leave out --num-classes")
-    found = how(name, image_size=options.image_size, num_classes=options.num_classes or 1000, in_chans=options.in_chans)
+    wanted = _wanted(options)
+    name, found = wanted.label, inspection.inspect(wanted)
     if options.json:
         print(json.dumps(inspection.as_json(name, found, options.axis), indent=1))
     elif options.axis is not None:
@@ -202,6 +248,40 @@ def _inspect(options: argparse.Namespace) -> int:
 
         draw(found, options.svg, inspection.title(name, found))
         print(f"wrote {options.svg}", file=sys.stderr)
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pas import profiling
+    from pas.cost.conditions import Conditions
+
+    wanted = _wanted(options)
+    conditions = Conditions(options.runtime, options.batch, options.threads, options.device, options.layout)
+    found = profiling.profile(wanted, conditions, options.out, Console(stderr=True))
+    profiling.show(wanted.label, found, Console())
+    return 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from pas import benchmark
+    from pas.cost.conditions import Conditions
+
+    wanted = _wanted(options)
+    if not wanted.label:
+        raise PasError("give a bundle's folder or a timm name: pas benchmark BUNDLE_OR_MODEL")
+    conditions = Conditions(options.runtime, options.batch, options.threads, options.device, options.layout)
+    found = benchmark.benchmark(wanted, conditions, repeats=options.repeats, spread=options.spread)
+    name = wanted.name or wanted.label
+    if options.json:
+        print(json.dumps(benchmark.as_json(name, found), indent=1))
+    else:
+        benchmark.show(name, found, Console())
     return 0
 
 

@@ -8,61 +8,26 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pas import models
 from pas.amount import human
 from pas.axes.signature import Axis, Signature
 from pas.cost.macs import KINDS, Cost, build
 from pas.errors import PasError
-from pas.onnx_read.read import from_onnx, input_sizes
 from pas.surgery.forms import signature
+from pas.wanted import Wanted, network
 
 
-def inspect(name: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
-    """The signature of a network by name, without weights. `image_size`: pixels a side, None for the network's own."""
+def inspect(wanted: Wanted) -> Signature:
+    """The signature of a network by name, without weights, of one's own, or of that in an ONNX file. Raises PasError as `network` does."""
+    if wanted.name is None:
+        return signature(*network(wanted))
     try:
-        return _inspect_on("meta", name, image_size, num_classes, in_chans)
+        return signature(*network(wanted, "meta"))
     except (PasError, NotImplementedError, RuntimeError):  # some networks compute with their tables before they run
-        return _inspect_on("cpu", name, image_size, num_classes, in_chans)
-
-
-def _inspect_on(device: str, name: str, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
-    with torch.device(device):
-        model: Any = models.create(name, num_classes=num_classes, in_chans=in_chans)
-    size = image_size or model.pretrained_cfg["input_size"][-1]
-    return signature(model, torch.zeros(1, in_chans, size, size, device=device))
-
-
-def inspect_entry(entry: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
-    """The signature of a person's own network, `package.module:function`, which is called with num_classes and in_chans.
-
-    Raises PasError without an image size: such a network doesn't say for which one it was made.
-    """
-    model = models.from_entry(entry, {"num_classes": num_classes, "in_chans": in_chans})
-    if image_size is None:
-        raise PasError("a network of your own needs the side of its image: --image-size PIXELS")
-    return signature(model, torch.zeros(1, in_chans, image_size, image_size))
-
-
-def inspect_onnx(path: str, *, image_size: int | None, num_classes: int, in_chans: int) -> Signature:
-    """The signature of the network in an ONNX file, which says itself how many classes it tells apart.
-
-    Raises PasError when it has several inputs, or leaves the size of its image free and there is no image size.
-    """
-    inputs = input_sizes(path)
-    if len(inputs) != 1:
-        raise PasError(f"{path} has the inputs {', '.join(inputs)}; pas.signature takes an example of several, this command of one")
-    sizes = next(iter(inputs.values())) or ["batch", in_chans, "height", "width"]
-    chosen = [in_chans if d == 1 and len(sizes) == 4 else image_size for d in range(len(sizes))]
-    shape = [size if isinstance(size, int) else free for size, free in zip(sizes, chosen, strict=True)][1:]
-    if None in shape:
-        raise PasError(f"{path} leaves the size of its image free: give its side, --image-size PIXELS")
-    known = [int(n) for n in shape if n is not None]
-    return signature(from_onnx(path, shape=known), torch.zeros(1, *known))
+        return signature(*network(wanted))
 
 
 def rows(sig: Signature) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from pas.surgery.forms import settle, signature
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.slice import slice
 from pas.timing import Timing, compared, timed, timing
-from pas.verify import Verified, latency_state, verify, with_latency_state
+from pas.verify import MARGIN, Verified, latency_state, slower, verify, with_latency_state
 
 SNAPS = ("hardware", "none")
 
@@ -113,6 +113,8 @@ class Search:
             [np.arange(axis.size) for axis in axes], [self.widths.ladder(a)[0] for a in range(len(axes))]
         )
         self.limits = limits(budget, self.signature, lowest, self.timing)
+        if self.timing is not None:
+            self.limits = slower(self.limits, MARGIN)
         self.current = self.signature
         self._origin = np.arange(self.signature.channels)  # of each channel of `current` its position in `signature`
         self._make = lambda problem: made(problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]

@@ -79,16 +79,22 @@ def one_tensor(example: Example) -> Tensor:
 
 
 def timing(
-    model: nn.Module, signature: Signature, conditions: Conditions, path: Path | None = None, console: Console | None = None
+    model: nn.Module,
+    signature: Signature,
+    conditions: Conditions,
+    path: Path | None = None,
+    console: Console | None = None,
+    *,
+    measure: bool = False,
 ) -> Timing:
     """The latency of a network under some conditions.
 
-    `path`: a table that has all of the network's operators; where none is named, the one of these conditions in the user's cache, to which
-    what is missing is added. Raises PasError for a table of other conditions or one that lacks something, for operators that can't be
-    timed, and on a machine that is too noisy.
+    `path`: a table that has all of the network's operators, or gets those that it lacks if `measure` says so; where none is named, the one
+    of these conditions in the user's cache, to which what is missing is always added. Raises PasError for a table of other conditions or
+    one that lacks something, for operators that can't be timed, and on a machine that is too noisy.
     """
     image_of(signature)
-    found = profile(signature, conditions, path or default_path(conditions), console, measure=path is None)
+    found = profile(signature, conditions, path or default_path(conditions), console, measure=measure or path is None)
     grids = found.table.grids(found.axes)
     known = calibrating(model, signature, conditions, found, console)
     dense_ms = statistics.median(one.dense_ms for one in known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,10 @@ from pas.cost.measure import Ratio
 ROUNDS = 6
 BELOW = 0.03
 """A network lies in the band when it takes at most the target, and at most so much less of it."""
-MARGIN = 1.005
-"""What was too slow is taken to be slower still by this factor, so that the next one lands below the target and not on it."""
+MARGIN = 1.01
+"""Networks are taken to be slower by this factor than they are, so that they land inside of the band and not on its edge: another process
+may see one or two per cent more.
+"""
 
 Land = Callable[[Limits], np.ndarray]
 """The channels that stay under some limits, booleans (C,)."""
@@ -38,8 +41,8 @@ class Verified:
 
     @property
     def holds(self) -> bool:
-        """Whether the network lies in the band."""
-        return (1 - BELOW) * self.target <= self.share.median <= self.target
+        """Whether the network lies in the band, and not on its upper edge."""
+        return (1 - BELOW) * self.target <= self.share.median <= self.target / math.sqrt(MARGIN)
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -62,7 +65,8 @@ class Verified:
 def verify(limits: Limits, land: Land, measure: Measure) -> tuple[Limits, Verified]:
     """The limits with the prediction of latency corrected, and what was measured of the channels that they land on.
 
-    Where widths come in steps so coarse that none lie in the band, or another limit binds, it is the best of what was measured.
+    Where widths come in steps so coarse that none lie in the band, or another limit binds, it is the best of what was measured. The limits
+    that come in are `slower` by the margin, as those that go out are.
     """
     tried: list[tuple[Limits, Verified]] = []
     for _ in range(ROUNDS):
@@ -73,7 +77,7 @@ def verify(limits: Limits, land: Land, measure: Measure) -> tuple[Limits, Verifi
         share, dense_ms = measure(mask)
         # what was given in ms is a share of what the dense network takes at the same moment
         target = limit.target / (limit.dense if limit.relative else limit.unit * dense_ms)
-        found = Verified(mask, share, dense_ms, target, limit.cost.at(mask) / limit.dense)
+        found = Verified(mask, share, dense_ms, target, limit.cost.at(mask) / MARGIN / limit.dense)
         tried.append((limits, found))
         if found.holds:
             break
@@ -90,8 +94,14 @@ def corrected(limits: Limits, found: Verified) -> Limits:
     """The limits as a measurement has them: these channels take what they took, and all others in proportion."""
     limit = latency_of(limits)
     assert isinstance(limit.cost, Latency)
-    took = found.share.median / found.target * limit.target * (MARGIN if found.share.median > found.target else 1)
-    factor = took / limit.cost.at(found.mask)
+    took = found.share.median / found.target * limit.target
+    return slower(limits, MARGIN * took / limit.cost.at(found.mask))
+
+
+def slower(limits: Limits, factor: float) -> Limits:
+    """The limits with a prediction of latency that is so many times what it was."""
+    limit = latency_of(limits)
+    assert isinstance(limit.cost, Latency)
     before = limit.cost.calibration
     cost = limit.cost.calibrated(Calibration(before.scale * factor, before.offset * factor))
     return Limits(tuple(replace(one, cost=cost) if one is limit else one for one in limits.each))

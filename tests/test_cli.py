@@ -13,6 +13,7 @@ from forks import Forks
 from pas import cli
 from pas.inspection import inspect
 from pas.report.drawing import weights_between
+from pas.wanted import Wanted
 
 SHORT = (
     "data.subset=200", "train.dense.epochs=1", "train.search.epochs=2", "train.finetune.epochs=1", "cost.runtime=torch",
@@ -182,7 +183,7 @@ def test_inspect_draws_the_axes(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "repvgg_nano: 8 prunable axes" in drawing
     for name in ("stem", "stages.2.1", "stages.3.0", "head.fc"):
         assert f"<!-- {name} -->" in drawing
-    signature = inspect("repvgg_nano", image_size=32, num_classes=10, in_chans=3)
+    signature = inspect(Wanted("repvgg_nano", image_size=32, num_classes=10))
     assert len(weights_between(signature, [axis for axis in signature.axes if axis.size > 1])) == 9
     with pytest.raises(SystemExit):
         cli.main(["inspect", *words, "--svg", str(tmp_path / "axes.gif")])
@@ -191,7 +192,7 @@ def test_inspect_draws_the_axes(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 def test_inspect_a_network_that_computes_with_its_tables() -> None:
     """LeViT's tables of positions need values when it is put into eval mode, which networks on the meta device lack."""
-    signature = inspect("levit_128s", image_size=None, num_classes=10, in_chans=3)
+    signature = inspect(Wanted("levit_128s", num_classes=10))
     assert sum(axis.prunable for axis in signature.axes) == 50
 
 

@@ -142,18 +142,13 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     folder = Path(folder)
     about = read_config(folder)["pas"]
     backbone = Backbone(**about["backbone"])
-    graph = read_file(folder, GRAPH) if GRAPH in about.get("sha256", ()) else None
-    if model is None and ":" in backbone.name:
-        raise PasError(
-            f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
-            f"(on the command line --entry {backbone.name}, if you trust that code)"
-        )
     weights = folder / "model.safetensors"
     architecture, content = architecture_of(folder), read_file(folder, weights.name)
     try:
-        network = _rebuild(backbone, architecture, model, graph)
+        dense = _dense(folder, backbone, model, about)
+        network = fuse(slice(dense, signature(dense, backbone.example()), architecture))
     except PasError as error:
-        raise PasError(f"{folder}: {error}") from error
+        raise error if str(folder) in str(error) else PasError(f"{folder}: {error}") from error
     except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
         raise PasError(f"{folder} describes no network that can be made: {type(error).__name__}: {_line(error)}") from error
     try:
@@ -165,15 +160,27 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     return network
 
 
-def _rebuild(backbone: Backbone, architecture: Architecture, model: nn.Module | None, graph: bytes | None) -> nn.Module:
-    if model is None and graph is not None:
-        model = models.from_file(graph, in_chans=backbone.in_chans, image_size=backbone.image_size, fresh=True)
-    elif model is None:
-        model = models.create(
-            backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args
+def dense_of(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The dense network that a bundle was cut from, with other weights. `model` and what is refused: as in `load`."""
+    folder = Path(folder)
+    about = read_config(folder)["pas"]
+    return _dense(folder, Backbone(**about["backbone"]), model, about)
+
+
+def _dense(folder: Path, backbone: Backbone, model: nn.Module | None, about: Mapping[str, Any]) -> nn.Module:
+    if model is not None:
+        return model.float().cpu().eval()
+    if ":" in backbone.name:
+        raise PasError(
+            f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
+            f"(on the command line --entry {backbone.name}, if you trust that code)"
         )
-    model = model.float().cpu().eval()
-    return fuse(slice(model, signature(model, backbone.example()), architecture))
+    graph = read_file(folder, GRAPH) if GRAPH in about.get("sha256", ()) else None
+    if graph is not None:
+        made = models.from_file(graph, in_chans=backbone.in_chans, image_size=backbone.image_size, fresh=True)
+    else:
+        made = models.create(backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args)
+    return made.float().cpu().eval()
 
 
 def _line(error: Exception) -> str:
