@@ -190,6 +190,7 @@ def _result(
 ) -> dict[str, Any]:
     """The content of `result.json`, but for the exactness."""
     config, signature = setting.config, search.signature
+    optimality = search.optimality()
     dense, limits = signature.dense(), [_as_measured(limit, search, times) for limit in search.report()["budget"]]
     return {
         "schema": 1,
@@ -216,6 +217,7 @@ def _result(
             "latency_ms": times["searched"].median_ms,
             "form": "fused",
         },
+        "optimality": None if optimality is None else optimality.as_dict(),
         "seconds": seconds,
         "latency": times["searched"].as_dict(),
         "environment": environment(str(setting.device)),

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pas import distributed
+from pas.allocate.gap import Gap, gap
 from pas.allocate.landing import Widths, land
 from pas.allocate.snapping import steps as steps_of
 from pas.amount import human
@@ -310,6 +311,14 @@ class Search:
             "widths": self.signature.architecture(self._lifted(mask)).widths(),
             "frozen": {axis.name: axis.frozen for axis in self.signature.axes if not axis.prunable},
         }
+
+    def optimality(self) -> Gap | None:
+        """What the widths of an export reach against the best ones within the budget, by the importances that the method ends with.
+
+        None for a method without importances, and for networks in which too many axes meet.
+        """
+        worth = self.method.importance()
+        return None if worth is None else gap(self.current, self.widths, worth, self._landed(), self.limits)
 
     def numbers(self) -> dict[str, float]:
         """How far the search is: open channels, and per limit the cost of the open channels and that of an export

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pas.cost.polynomial import Polynomial
+from pas.cost.tabulated import Table, Tabulated, small_enough
 from pas.errors import PasError
 
-LARGEST = 1 << 22
-"""Elements of the largest table: more, and the network is refused."""
 BISECTIONS = 40
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`choices`: the widths that each axis may have; `values`: what they are worth; `cost`: what all of them together cost."""
+    """`choices`: the widths that each axis may have; `values`: what they are worth; `cost`: what all of them together cost, which never
+    falls with a width.
+    """
 
     choices: tuple[np.ndarray, ...]
     values: tuple[np.ndarray, ...]
-    cost: Polynomial
+    cost: Tabulated
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,16 @@ class Bound:
     bound: float
 
 
-Table = tuple[tuple[int, ...], np.ndarray]
-"""Axes, ascending, and a value for each combination of their choices."""
-
-
 def best(problem: Problem, price: float) -> tuple[int, ...]:
     """The choice of each axis with the largest ``value - price * cost``. Raises PasError when that would take a table that is too large."""
-    tables = [((a,), value) for a, value in enumerate(problem.values)] + _prices(problem, price)
+    tables: list[Table] = [((a,), value) for a, value in enumerate(problem.values)] 
+    tables += [(scope, -price * table) for scope, table in problem.cost.tables]
     order, left = [], set(range(len(problem.values)))
     argmax: dict[int, Table] = {}
     while left:
         axis = min(left, key=lambda a: _size(problem, _scope(tables, a)))
         scope = _scope(tables, axis)
-        _small_enough(problem, scope)
+        small_enough(scope, problem.choices)
         joined = _joined(problem, [table for table in tables if axis in table[0]], scope)
         tables = [table for table in tables if axis not in table[0]]
         place = scope.index(axis)
@@ -76,13 +73,13 @@ def bound(problem: Problem, budget: float) -> Bound:
         nonlocal found
         choices = best(problem, price)
         widths = tuple(int(w[k]) for w, k in zip(problem.choices, choices, strict=True))
-        value, cost = sum(float(v[k]) for v, k in zip(problem.values, choices, strict=True)), problem.cost.at(widths)
+        value, cost = sum(float(v[k]) for v, k in zip(problem.values, choices, strict=True)), problem.cost.at(choices)
         limit = min(found.bound, value + price * (budget - cost))
         better = cost <= budget and value > found.value
         found = Bound(widths, value, cost, limit) if better else Bound(found.widths, found.value, found.cost, limit)
         return cost
 
-    smallest = [int(w.min()) for w in problem.choices]
+    smallest = [int(w.argmin()) for w in problem.choices]
     if problem.cost.at(smallest) > budget:
         raise PasError(f"the smallest widths cost {problem.cost.at(smallest):.6g}, more than the budget of {budget:.6g}")
     low, high = 0.0, 1e-12
@@ -93,26 +90,6 @@ def bound(problem: Problem, budget: float) -> Bound:
             middle = (low + high) / 2
             low, high = (middle, high) if tried(middle) > budget else (low, middle)
     return found
-
-
-def _prices(problem: Problem, price: float) -> list[Table]:
-    """Each monomial of the cost as a table over its axes."""
-    found = []
-    for monomial, coefficient in problem.cost.terms.items():
-        scope = tuple(dict.fromkeys(monomial))
-        _small_enough(problem, scope)
-        table = np.array(-price * coefficient)
-        for place, axis in enumerate(scope):
-            power = problem.choices[axis].astype(np.float64) ** monomial.count(axis)
-            table = table * power.reshape(-1, *(1,) * (len(scope) - place - 1))
-        if scope:
-            found.append((scope, table))
-    return found
-
-
-def _small_enough(problem: Problem, scope: Sequence[int]) -> None:
-    if _size(problem, scope) > LARGEST:
-        raise PasError(f"{len(scope)} axes meet in this network, too many to bound what their widths are worth")
 
 
 def _scope(tables: Sequence[Table], axis: int) -> tuple[int, ...]:

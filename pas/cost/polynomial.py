@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pas.axes.signature import Axis, Signature
+from pas.cost.counts import Counts
 from pas.cost.macs import Cost
 
 Monomial = tuple[int, ...]
@@ -29,28 +30,35 @@ class Polynomial:
 
 def polynomial(cost: Cost, signature: Signature) -> Polynomial:
     """A cost in terms of widths. Exact, because every channel of an axis lives in the same places, so that how many stay says it all."""
-    axes = signature.prunable
-    home = np.full(signature.channels, -1)
-    for number, axis in enumerate(axes):
-        home[axis.start : axis.start + axis.size] = number
-    owners, elements = cost.counts.owner.numpy(), home[cost.counts.elements.numpy()]
-    counts: list[dict[Monomial, float]] = []
-    for dimension in range(cost.counts.dimensions):
-        rows = elements[owners == dimension]
-        kinds = Counter(tuple(sorted({a for a in row if a >= 0})) for row in rows.tolist())
-        counts.append({kind: number / float(np.prod([axes[a].size for a in kind])) for kind, number in kinds.items()})
+    counts = counted(cost.counts, signature)
     counts.append({(): 1.0})
     terms: dict[Monomial, float] = defaultdict(float)
     for coefficient, factors in zip(cost.coefficients.tolist(), cost.factors.tolist(), strict=True):
         product: dict[Monomial, float] = {(): coefficient}
         for dimension in factors:
-            product = _times(product, counts[dimension])
+            product = times(product, counts[dimension])
         for monomial, value in product.items():
             terms[monomial] += value
-    return Polynomial(axes, dict(terms))
+    return Polynomial(signature.prunable, dict(terms))
 
 
-def _times(a: dict[Monomial, float], b: dict[Monomial, float]) -> dict[Monomial, float]:
+def counted(counts: Counts, signature: Signature) -> list[dict[Monomial, float]]:
+    """How many elements of each dimension stay, as polynomials in the widths of the prunable axes."""
+    axes = signature.prunable
+    home = np.full(signature.channels, -1)
+    for number, axis in enumerate(axes):
+        home[axis.start : axis.start + axis.size] = number
+    owners, elements = counts.owner.numpy(), home[counts.elements.numpy()]
+    found: list[dict[Monomial, float]] = []
+    for dimension in range(counts.dimensions):
+        rows = elements[owners == dimension]
+        kinds = Counter(tuple(sorted({a for a in row if a >= 0})) for row in rows.tolist())
+        found.append({kind: number / float(np.prod([axes[a].size for a in kind])) for kind, number in kinds.items()})
+    return found
+
+
+def times(a: dict[Monomial, float], b: dict[Monomial, float]) -> dict[Monomial, float]:
+    """The product of two polynomials."""
     found: dict[Monomial, float] = defaultdict(float)
     for one, x in a.items():
         for other, y in b.items():

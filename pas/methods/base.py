@@ -111,6 +111,12 @@ class Method(ABC):
     def scores(self) -> np.ndarray:
         """How much each channel deserves to stay (channels,): the order in which the export closes or reopens them."""
 
+    def importance(self) -> np.ndarray | None:
+        """What each channel is worth (channels,), so that an architecture is worth the sum over those that stay; not negative. None for a
+        method that knows no such thing.
+        """
+        return None
+
     def open(self) -> np.ndarray:
         """The channels that are switched on now, booleans (channels,)."""
         with torch.no_grad():

@@ -138,6 +138,17 @@ class Pas(Method):
         scores[self.problem.free] = self.gates.value.detach().cpu().numpy()
         return scores
 
+    def importance(self) -> np.ndarray | None:
+        """What the gates say: a channel stays when its worth, ``exp(value - 1/2)`` of its cost now, exceeds that cost. None before they
+        move.
+        """
+        if self.taken < self.warmup_steps:
+            return None
+        cost = self.problem.cost_per_axis(self.open()).numpy()[self.problem.axis_index]
+        found = np.zeros(self.problem.signature.channels)
+        found[self.problem.free] = np.exp(self.gates.value.detach().cpu().double().numpy() - THRESHOLD) * cost
+        return found
+
     def hopeless(self) -> np.ndarray:
         """Gates that lie further below the threshold than random gradients move one in three whole searches.
 

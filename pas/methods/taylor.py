@@ -26,6 +26,7 @@ class Taylor(Once):
     def __init__(self, problem: Problem, *, samples: float, recost: float) -> None:
         super().__init__(problem)
         self.samples, self.recost = max(1, round(samples)), max(1, round(recost))
+        self._importance: np.ndarray | None = None
 
     def judge(self, backbone: nn.Module) -> None:
         return None
@@ -34,8 +35,14 @@ class Taylor(Once):
         problem = self.problem
         scores = taylor(self._backbone, problem.signature, problem.free, batches, loss, self.samples)
         free = scores[problem.free]
+        self._importance = np.zeros(len(scores))
+        self._importance[problem.free] = free
         scores[problem.free] = np.log(np.maximum(free, max(1e-8 * free.max(), 1e-38)))
         self._decide(scores)
+
+    def importance(self) -> np.ndarray | None:
+        """The squared first-order effect on the loss; None before data was seen."""
+        return self._importance
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
         problem = self.problem

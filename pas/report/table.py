@@ -28,6 +28,9 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     console.print(table)
     for limit in result["limits"]:
         console.print(f"budget: {reached(limit)}", highlight=False)
+    gap = result.get("optimality")
+    if gap is not None:
+        console.print(f"optimality: {optimal(gap)}", highlight=False)
     console.print(f"time: {_seconds(result)}", highlight=False)
     for name, path in (("figure", folder / "figures" / "widths.png"), ("bundle", folder / "bundle")):
         # soft_wrap: a path must stay one word for whoever copies it
@@ -41,6 +44,12 @@ def reached(limit: Mapping[str, Any]) -> str:
     if itself is None or abs(itself - achieved) <= 0.01 * target:
         return words
     return f"{words}; the search itself came to {human(itself)} ({itself / target:.1%})"
+
+
+def optimal(gap: Mapping[str, Any]) -> str:
+    """How far the widths lie from the best ones for the search's own importances."""
+    best = "the best" if gap["exact"] else "at least"
+    return f"of the importance {1 - gap['reached']:.3%} is given up, within this budget {best} {1 - gap['bound']:.3%} (gap {gap['gap']:.3%})"
 
 
 def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:
