@@ -78,7 +78,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if group not in groups() or one.is_sweep_override() or one.is_delete() or all(isinstance(name, str) for name in names):
             continue
         known = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-        hint = f" (a number is set with {group}.{known[0]}={value})" if isinstance(value, float | int) else ""
+        first = "macs" if "macs" in known else known[0]
+        hint = f" (a number is set with {group}.{first}={value})" if isinstance(value, float | int) else ""
         raise PasError(f"{one.input_line}: choose from {', '.join(known)}{hint}")
     return parsed
 

@@ -78,6 +78,8 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
 
     with explained(overrides), _hydra_raises(), _arguments(arguments):
         hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")(job)()
+    if options.multirun and jobs and len(failures) < len(jobs) and _shows():
+        _fronts(jobs)
     if not failures:
         return 0
     if not options.multirun:
@@ -128,6 +130,20 @@ def _plan(config: Config) -> None:
     plan = pipeline.rehearse(config)
     if _shows():
         show(plan, Console())
+
+
+def _fronts(jobs: Sequence[Config]) -> None:
+    """Draw accuracy against cost over the runs of a sweep that has several budgets."""
+    from pas.report import page
+    from pas.report.collect import read
+
+    done = [read(run_folder(job)) for job in jobs if read_result(run_folder(job)) is not None]
+    for path in page.fronts(Path(jobs[0].paths.runs), done) if len({_budget(job) for job in jobs}) > 1 else ():
+        print(f"front: {path}")
+
+
+def _budget(job: Config) -> str:
+    return str(vars(job.budget))
 
 
 def _plan_all(jobs: Sequence[Config]) -> int:

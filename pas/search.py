@@ -302,6 +302,7 @@ class Search:
                 {
                     "kind": limit.kind,
                     **{name: limit.told(value) for name, value in costs(limit).items()},
+                    "relative": limit.relative,
                     **(self.verified.as_dict() if measured and self.verified and limit.kind == "latency" else {}),
                 }
                 for limit in self.limits.each

@@ -25,6 +25,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Latency tables of tests lie in a folder of their own."""
+    before = os.environ.get("PAS_CACHE")
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["PAS_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["PAS_CACHE"]
+    else:
+        os.environ["PAS_CACHE"] = before
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements that take what comes, in few rounds: other tests run beside."""
+    monkeypatch.setattr("pas.cost.kernels.NOISY", float("inf"))
+    monkeypatch.setattr("pas.cost.kernels.TRIES", 1)
+    monkeypatch.setattr("pas.timing.SPREAD", float("inf"))
+    monkeypatch.setattr("pas.timing.NEAR", float("inf"))
+    monkeypatch.setattr("pas.timing.ROUNDS", 3)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of the data sets, for tests marked `data`."""

@@ -18,6 +18,29 @@ CHOICES = [
 ]  # fmt: skip
 
 
+DEFAULT = "repvgg_nano-digits-pas-macs0.5-s0-c1a3538b"
+
+
+def test_a_limit_on_latency_alone_takes_the_place_of_the_macs() -> None:
+    assert vars(compose(["budget.latency=8 ms"]).budget) == {"macs": None, "params": None, "latency": "8 ms"}
+    assert vars(compose(["budget=latency"]).budget) == {"macs": None, "params": None, "latency": 0.5}
+    assert vars(compose(["budget.latency=0.5", "budget.macs=0.4"]).budget) == {"macs": 0.4, "params": None, "latency": 0.5}
+    assert vars(compose(["budget.latency=0.5", "budget.params=0.4"]).budget) == {"macs": None, "params": 0.4, "latency": 0.5}
+    assert [job.budget.latency for job in compose_all(["budget.latency=0.5,0.7"])] == [0.5, 0.7]
+    assert [job.budget.macs for job in compose_all(["budget.latency=0.5,0.7"])] == [None, None]
+
+
+def test_what_latency_brought_along_changes_no_names_of_other_runs() -> None:
+    """The name of the default run is the one that it had before there were latency budgets, layouts, tables and steps of the hardware."""
+    assert run_key(compose()) == DEFAULT
+    assert run_key(compose(["options.snap=none", "cost.table=/tmp/table.jsonl"])) == DEFAULT
+    under = run_key(compose(["budget.latency=0.5"]))
+    assert under.startswith("repvgg_nano-digits-pas-latency0.5-s0-")
+    assert run_key(compose(["budget.latency=0.5", "options.snap=none"])) != under
+    assert run_key(compose(["budget.latency=0.5", "cost.table=/tmp/table.jsonl"])) == under
+    assert run_key(compose(["cost.layout=channels_last"])) != DEFAULT
+
+
 def test_default():
     config = compose()
     assert isinstance(config, Config)
@@ -91,7 +114,7 @@ def test_model_arguments_and_kept_layers():
         # choices
         ("data=cifr10", "data=cifr10: did you mean cifar10 or cifar100?"),
         ("method=dms", "method=dms: choose from given, magnitude, pas, pas_paper, random, scratch, taylor, uniform"),
-        ("budget=0.3", "budget=0.3: choose from macs, params (a number is set with budget.macs=0.3)"),
+        ("budget=0.3", "budget=0.3: choose from latency, macs, params (a number is set with budget.macs=0.3)"),
         ("data=null", "data=null: choose from cifar10, cifar100"),
         ("model=python", "model=python needs model.entry=package.module:function"),
         # types
@@ -108,8 +131,11 @@ def test_model_arguments_and_kept_layers():
         ("budget.macs=0", "budget.macs=0: must be a share in (0, 1]"),
         ("budget.macs=-1", "budget.macs=-1: must be a share in (0, 1]"),
         ("budget.macs=1.5", "budget.macs=1.5: must be a share in (0, 1]"),
+        ("budget.latency=8 parsecs", "budget.latency=8 parsecs: must be a share in (0, 1], milliseconds above 1, or text"),
+        ("options.snap=yes", "options.snap=yes: must be one of hardware, none"),
+        ("cost.runtime=tvm", "cost.runtime=tvm: must be one of onnxruntime, torch, compile"),
         ("budget.params=lots", "budget.params=lots: must be a share in (0, 1]"),
-        ("budget.macs=null", "budget: set budget.macs or budget.params"),
+        ("budget.macs=null", "budget: set budget.macs, budget.params or budget.latency"),
         ("seed=-1", "seed=-1: must be a number of at least 0"),
         ("options.min_width=0", "options.min_width=0: must be a number of at least 1"),
         ("data.val_fraction=1", "data.val_fraction=1.0: must be a number of at least 0 and below 1"),

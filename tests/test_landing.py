@@ -15,7 +15,7 @@ from torch import nn
 import pas
 from pas.allocate.landing import FEW, SLACK, Widths, land
 from pas.allocate.uniform import uniform
-from pas.amount import parse
+from pas.amount import parse, parse_time
 from pas.budget import Budget, limits
 
 pytestmark = pytest.mark.no_cover  # thousands of small steps: counting lines would take longer than running them
@@ -136,6 +136,23 @@ def test_unreachable_budgets_name_the_smallest() -> None:
 )
 def test_amounts(amount: float | str, value: float) -> None:
     assert parse(amount) == value
+
+
+@pytest.mark.parametrize(
+    ("amount", "value"),
+    [(0.5, 0.5), (1, 1.0), ("0.5", 0.5), ("50 %", 0.5), (8, 8e6), (8.5, 8.5e6), ("8 ms", 8e6), ("8ms", 8e6), ("0.5 ms", 5e5),
+     ("500 us", 5e5), ("500 µs", 5e5), ("0.01 s", 1e7), ("5 ns", 5.0), ("1e3 us", 1e6)],
+)  # fmt: skip
+def test_times(amount: float | str, value: float) -> None:
+    """Shares, or nanoseconds."""
+    assert parse_time(amount) == pytest.approx(value)
+    Budget(latency=amount)
+
+
+@pytest.mark.parametrize("amount", [0, -1, "soon", "8 M", "8 min", float("nan"), float("inf"), True, "", "0", "0 %", "101 %", "0 ms"])
+def test_bad_times_are_refused(amount: object) -> None:
+    with pytest.raises(pas.PasError, match=r"must be a share in .* milliseconds above 1, or text with a unit like"):
+        Budget(latency=amount)
 
 
 @pytest.mark.parametrize("amount", [0, -1, "many", "5 parsecs", float("nan"), float("inf"), True, "", "0", 1.5, "0 %", "101 %", "5 k %"])

@@ -23,7 +23,7 @@ from pas.progress import Bar
 
 PASSES, PROBES = 3, 5
 """Every point is measured so often, with others between, and the median counts."""
-CHUNK = 32
+CHUNK = 8
 PROBE = Key("conv", (3, 3), (1, 1), (1, 1), (1, 1), (14, 14), "relu")
 PROBED = range(36, 132, 4)
 """Widths of the probe, on both sides of several edges of blocks."""

@@ -62,6 +62,12 @@ class Cell:
     target: float
     runs: tuple[Finished, ...]
 
+    def cost(self, dense_ms: float) -> float:
+        """The mean of what the budget limits; latencies as shares of the dense one, which they were measured beside, times `dense_ms`."""
+        if self.kind != "latency":
+            return self.mean("searched", self.kind).mean
+        return dense_ms * statistics.fmean(run.result["searched"]["latency_ms"] / run.result["dense"]["latency_ms"] for run in self.runs)
+
     def mean(self, part: str, name: str) -> Mean:
         """Of one number of the results, such as ("searched", "top1")."""
         values = [run.result[part][name] for run in self.runs]
@@ -75,7 +81,7 @@ def collect(folder: Path) -> list[Finished]:
     """
     if not folder.is_dir():
         raise PasError(f"no folder {folder}: give the folder that holds the runs, such as runs/")
-    found = [_read(path.parent) for path in sorted(folder.rglob(FILE))]
+    found = [read(path.parent) for path in sorted(folder.rglob(FILE))]
     if not found:
         raise PasError(f"no finished run under {folder}: a run has come to its end when it has a {FILE}")
     return found
@@ -93,17 +99,23 @@ def cells(runs: Iterable[Finished]) -> list[Cell]:
             result["budget"]["kind"],
             result["method"],
             result["settings"],
-            float(result["budget"]["target"]),
+            _asked(result["budget"]),
             result["variant"],
         )
         groups.setdefault(key, []).append(run)
     several = Counter(key[:5] for key in {key[:6] for key in groups})
     found = []
     for key, members in sorted(groups.items()):
-        model, data, split, kind, method, settings, target, _ = key
+        model, data, split, kind, method, settings, *_ = key
+        target = statistics.fmean(float(run.result["budget"]["target"]) for run in members)
         label = f"{method} {settings}" if several[key[:5]] > 1 else method
         found.append(Cell(model, data, split, method, label, kind, target, tuple(members)))
     return found
+
+
+def _asked(budget: dict[str, Any]) -> float:
+    """A number that is equal for equal targets: of latency the share of the dense one, which is another in ms whenever it is measured."""
+    return round(budget["share_target"], 4) if budget.get("relative") else float(budget["target"])
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
@@ -121,7 +133,8 @@ def speedup(result: dict[str, Any]) -> float | None:
     return dense / searched if dense and searched else None
 
 
-def _read(folder: Path) -> Finished:
+def read(folder: Path) -> Finished:
+    """A finished run. Raises PasError when a file of it is missing or damaged."""
     result = read_result(folder)
     assert result is not None  # the file was just found
     file = folder / "architecture.json"

@@ -125,16 +125,17 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
     figure = _figure(5.6, 3.8)
     axes = figure.subplots()
     methods = sorted({cell.label for cell in group})
+    whole = [run for cell in group for run in cell.runs]
+    dense = sum(run.result["dense"][name] for run in whole) / len(whole)
     for colour, method in zip(_cycle(len(methods)), methods, strict=True):
         points = sorted((cell for cell in group if cell.label == method), key=lambda cell: cell.target)
-        cost = [cell.mean("searched", name).mean for cell in points]
+        cost = [cell.cost(dense) for cell in points]
         top1 = [cell.mean("searched", "top1") for cell in points]
         label = f"{method} ({_seeds(points)})"
         axes.errorbar(cost, [one.mean for one in top1], [one.std for one in top1], color=colour, marker="o", ms=4, lw=1.4, capsize=3,
                       label=label)  # fmt: skip
-    whole = [run for cell in group for run in cell.runs]
     axes.plot(
-        sum(run.result["dense"][name] for run in whole) / len(whole),
+        dense,
         sum(run.result["dense"]["top1"] for run in whole) / len(whole),
         marker="*", ms=11, ls="", color=INK, label="dense",
     )  # fmt: skip

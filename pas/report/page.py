@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -18,11 +19,11 @@ def write(folder: Path) -> list[Path]:
     Raises PasError when there is no finished run, or a file is damaged.
     """
     runs = collect(folder)
-    fronts, drawn = _fronts(folder, runs), [path for run in runs for path in _of_run(run)]
+    made, drawn = fronts(folder, runs), [path for run in runs for path in _of_run(run)]
     table, page = folder / "results.csv", folder / "results.md"
     write_text(table, as_csv(runs))
-    write_text(page, markdown(runs, [*fronts, *drawn], folder))
-    return [table, page, *fronts, *drawn]
+    write_text(page, markdown(runs, [*made, *drawn], folder))
+    return [table, page, *made, *drawn]
 
 
 def _of_run(run: Finished) -> list[Path]:
@@ -37,7 +38,7 @@ def _of_run(run: Finished) -> list[Path]:
     return made
 
 
-def _fronts(folder: Path, runs: list[Finished]) -> list[Path]:
+def fronts(folder: Path, runs: Sequence[Finished]) -> list[Path]:
     """A figure for each model, data, split and kind of budget of which there is more than one point."""
     made = []
     for (model, data, split, kind), group in groupby(cells(runs), key=lambda cell: (cell.model, cell.data, cell.split, cell.kind)):

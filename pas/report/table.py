@@ -41,6 +41,8 @@ def reached(limit: Mapping[str, Any]) -> str:
     """A limit, what the network costs, and what the search came to by itself where the export moved that by over 1 %."""
     target, achieved, itself = limit["target"], limit["achieved"], limit.get("open")
     words = f"{human(target)} {UNITS[limit['kind']]}, reached {human(achieved)} ({achieved / target:.2%} of it)"
+    if limit["kind"] == "latency":  # its parts are of different measurements, but for their ratio
+        return f"{words}; measured {limit['share']:.4f} of dense ({limit['share_low']:.4f} to {limit['share_high']:.4f})"
     if itself is None or abs(itself - achieved) <= 0.01 * target:
         return words
     return f"{words}; the search itself came to {human(itself)} ({itself / target:.1%})"
@@ -48,8 +50,8 @@ def reached(limit: Mapping[str, Any]) -> str:
 
 def optimal(gap: Mapping[str, Any]) -> str:
     """How far the widths lie from the best ones for the search's own importances."""
-    best = "the best" if gap["exact"] else "at least"
-    return f"of the importance {1 - gap['reached']:.3%} is given up, within this budget {best} {1 - gap['bound']:.3%} (gap {gap['gap']:.3%})"
+    least = f"{1 - gap['bound']:.3%} at {'best' if gap['exact'] else 'least'}"
+    return f"of the importance {1 - gap['reached']:.3%} is given up, within this budget {least} (gap {gap['gap']:.3%})"
 
 
 def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:
