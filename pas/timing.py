@@ -34,7 +34,9 @@ SAMPLES = 6
 """Sub-networks that a table is calibrated on."""
 AT_ONCE = 3
 """So many of them take turns with the whole network, so that little time passes between two that are compared."""
-ROUNDS, WARMUP, SPREAD = 20, 3, 0.05
+ROUNDS, FEWEST, LONG_MS = 20, 8, 1000.0
+"""Rounds of turns, and how few of them are enough where a network alone takes so long in all of them."""
+WARMUP, SPREAD = 3, 0.05
 NEAR = 0.01
 """How well the share of a searched network is to be known: whether it lies within three per cent of a target."""
 
@@ -56,8 +58,14 @@ class Timing:
 
 def compared(dense: Timed, network: Timed, conditions: Conditions) -> tuple[Ratio, float]:
     """The latency of a network over that of the dense one, in turns in one process, and the dense one in ms."""
-    found = turns({"dense": dense, "searched": network}, conditions, repeats=ROUNDS, warmup=WARMUP, spread=NEAR, refuse=False)
+    runs, repeats = {"dense": dense, "searched": network}, rounds(dense)
+    found = turns(runs, conditions, repeats=repeats, warmup=WARMUP, spread=NEAR, refuse=False)
     return ratio(found["searched"], found["dense"]), found["dense"].median_ms
+
+
+def rounds(dense: Timed) -> int:
+    """How many rounds of turns a network is worth."""
+    return min(ROUNDS, max(FEWEST, round(LONG_MS / dense.ms())))
 
 
 def timed(model: nn.Module, signature: Signature, conditions: Conditions) -> Timed:
@@ -138,7 +146,7 @@ def shares(
             runs = {"dense": dense}
             for number, one in enumerate(chunk):
                 runs[f"sub-network {number}"] = timed(slice(model, signature, one), signature, conditions)
-            times = turns(runs, conditions, repeats=ROUNDS, warmup=WARMUP, spread=SPREAD)
+            times = turns(runs, conditions, repeats=rounds(dense), warmup=WARMUP, spread=SPREAD)
             for one, (name, its) in zip(chunk, list(times.items())[1:], strict=True):
                 del name
                 share = ratio(its, times["dense"]).median

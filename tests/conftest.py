@@ -45,7 +45,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pas.cost.kernels.TRIES", 1)
     monkeypatch.setattr("pas.timing.SPREAD", float("inf"))
     monkeypatch.setattr("pas.timing.NEAR", float("inf"))
-    monkeypatch.setattr("pas.timing.ROUNDS", 3)
+    monkeypatch.setattr("pas.timing.rounds", lambda dense: 3)
 
 
 @pytest.fixture(scope="session")

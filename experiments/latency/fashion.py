@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from pas.compose import compose
@@ -28,6 +29,7 @@ COMMON = ("experiment=fashion_mnist_repvgg", "model=repvgg_micro", "cost.batch=3
 MACS = ("method=pas", "budget.macs=0.4")
 ROWS = {"pas, latency": ("method=pas",), "uniform, L1": ("method=uniform", "method.options.criterion=l1")}
 SEEDS = (0, 1, 2)
+ONE_AT_A_TIME = Lock()
 
 
 def overrides(seed: int, *more: str) -> list[str]:
@@ -35,9 +37,15 @@ def overrides(seed: int, *more: str) -> list[str]:
     return [*COMMON, *more, f"seed={seed}"]
 
 
+def folder_of(words: list[str]) -> Path:
+    """Where the run is; Hydra composes in one thread at a time."""
+    with ONE_AT_A_TIME:
+        return run_folder(compose(words))
+
+
 def result(words: list[str]) -> dict[str, Any] | None:
     """Of a finished run, here or in `results/`."""
-    folder = run_folder(compose(words))
+    folder = folder_of(words)
     return read_result(folder) or read_result(HERE / "results" / folder.name)
 
 
@@ -47,7 +55,7 @@ def search(words: list[str]) -> dict[str, Any]:
         with (HERE / "fashion.log").open("ab") as log:
             command = [sys.executable, "-m", "pas", "search", *words]
             subprocess.run(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
-        folder = run_folder(compose(words))
+        folder = folder_of(words)
         kept = HERE / "results" / folder.name
         kept.mkdir(parents=True, exist_ok=True)
         for name in ("result.json", "architecture.json"):
