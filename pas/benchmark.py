@@ -37,10 +37,10 @@ def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
     return {"dense": fuse(dense), "searched": searched}, backbone.example()
 
 
-def benchmark(wanted: Wanted, conditions: Conditions, *, repeats: int, spread: float) -> dict[str, Latency]:
+def benchmark(wanted: Wanted, conditions: Conditions, *, repeats: int) -> dict[str, Latency]:
     """The latency of these networks, by turns. Raises PasError as `networks` does, and on a machine that stays too noisy."""
     found, example = networks(wanted)
-    return latency(found, example, conditions, repeats=repeats, warmup=WARMUP, spread=spread)
+    return latency(found, example, conditions, repeats=repeats, warmup=WARMUP, spread=conditions.spread)
 
 
 def as_json(what: str, found: dict[str, Latency]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pas.errors import PasError, told
 from pas.stop import Stopped, stoppable
 
 if TYPE_CHECKING:
+    from pas.cost.conditions import Conditions
     from pas.wanted import Wanted
 
 SEARCH = """\
@@ -29,7 +30,10 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
 
   KEY=VALUE sets any value: budget.macs=0.3  seed=1  train.search.epochs=4  options.round_to=8
   budget=params budget.params="50 k"  sets parameters instead of MACs; with budget.macs beside it, both hold
-  -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one
+  budget.latency="8 ms"   what a batch may take here (or a share of the dense latency), as measured on the exported network, instead
+                  of MACs; cost.runtime, batch and threads say how. cost.table=FILE takes a table of pas profile; else it is made first
+  -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one. Of several budgets
+                  the front of accuracy against cost is drawn at the end
   Ctrl-C or SIGTERM saves the training at its next step and ends all of it (130 or 143); a second one ends at once
   dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
   --cfg job       show the configuration instead of running it
@@ -39,6 +43,7 @@ examples:
   pas search budget.macs=0.3 seed=1
   pas search model=repvgg_a0 data=cifar10 budget.macs=0.5 dry_run=true
   pas search -m budget.macs=0.3,0.5,0.7 seed=0,1
+  pas search model=repvgg_micro budget.latency=0.7 cost.batch=32
   pas search model=python model.entry=package.module:function data=fashion_mnist
   pas search model=onnx model.path=net.onnx data=fashion_mnist
 """
@@ -108,9 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     _network(benchmark, bundles=True)
     _conditions(benchmark)
     benchmark.add_argument("--repeats", type=_positive, default=50, metavar="N", help="rounds, in which every network runs (default: 50)")
-    benchmark.add_argument("--spread", type=float, default=0.05, metavar="SHARE",
-                           help="the largest 95 %% interval that counts as measured, of the ratio, or of the time of a network alone "
-                           "(default: 0.05)")  # fmt: skip
     benchmark.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
@@ -175,6 +177,14 @@ def _conditions(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of the CPU (default: 1)")
     verb.add_argument("--device", default="cpu", metavar="NAME", help="cpu, or cuda for torch's runtimes (default: cpu)")
     verb.add_argument("--layout", default="NCHW", metavar="NAME", help="NCHW or channels_last, for torch's runtimes (default: NCHW)")
+    verb.add_argument("--spread", type=float, default=0.05, metavar="SHARE", help="the largest 95 %% interval of a ratio (of a network "
+                      "alone: of its time) that counts as measured (default: 0.05)")  # fmt: skip
+
+
+def _conditions_of(options: argparse.Namespace) -> Conditions:
+    from pas.cost.conditions import Conditions
+
+    return Conditions(options.runtime, options.batch, options.threads, options.device, options.layout, options.spread)
 
 
 def _help(parser: argparse.ArgumentParser) -> int:
@@ -255,11 +265,9 @@ def _profile(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pas import profiling
-    from pas.cost.conditions import Conditions
 
     wanted = _wanted(options)
-    conditions = Conditions(options.runtime, options.batch, options.threads, options.device, options.layout)
-    found = profiling.profile(wanted, conditions, options.out, Console(stderr=True))
+    found = profiling.profile(wanted, _conditions_of(options), options.out, Console(stderr=True))
     profiling.show(wanted.label, found, Console())
     return 0
 
@@ -270,13 +278,11 @@ def _benchmark(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pas import benchmark
-    from pas.cost.conditions import Conditions
 
     wanted = _wanted(options)
     if not wanted.label:
         raise PasError("give a bundle's folder or a timm name: pas benchmark BUNDLE_OR_MODEL")
-    conditions = Conditions(options.runtime, options.batch, options.threads, options.device, options.layout)
-    found = benchmark.benchmark(wanted, conditions, repeats=options.repeats, spread=options.spread)
+    found = benchmark.benchmark(wanted, _conditions_of(options), repeats=options.repeats)
     name = wanted.name or wanted.label
     if options.json:
         print(json.dumps(benchmark.as_json(name, found), indent=1))

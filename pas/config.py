@@ -93,6 +93,7 @@ class CostConfig:
     """How latency is measured, at the end and where it is limited: median of `repeats` batches of `batch` images, after `warmup` of them.
 
     `layout`: how torch's runtimes keep images in memory. `table`: a latency table of `pas profile`; null measures what is missing.
+    `spread`: the largest 95 % interval of a ratio that counts as measured, where latency is limited.
     """
 
     runtime: str = field(metadata=one_of("onnxruntime", "torch", "compile"))
@@ -102,6 +103,7 @@ class CostConfig:
     warmup: int = field(metadata=at_least(0))
     layout: str = field(default="NCHW", metadata=one_of("NCHW", "channels_last"))
     table: str | None = None
+    spread: float = field(default=0.05, metadata=ABOVE_ZERO)
 
 
 @dataclass(kw_only=True)

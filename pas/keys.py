@@ -65,6 +65,7 @@ def _identity(config: Config) -> dict[str, Any]:
     if config.model.weights is not None:
         whole["model"]["weights"] = _weights(Path(config.model.weights))
     whole["cost"].pop("table")
+    whole["cost"].pop("spread")
     if config.budget.latency is None:  # runs keep the names from before there were such fields
         whole["budget"].pop("latency")
         whole["options"].pop("snap")

@@ -36,7 +36,7 @@ AT_ONCE = 3
 """So many of them take turns with the whole network, so that little time passes between two that are compared."""
 ROUNDS, FEWEST, LONG_MS = 20, 8, 1000.0
 """Rounds of turns, and how few of them are enough where a network alone takes so long in all of them."""
-WARMUP, SPREAD = 3, 0.05
+WARMUP = 3
 NEAR = 0.01
 """How well the share of a searched network is to be known: whether it lies within three per cent of a target."""
 
@@ -146,7 +146,7 @@ def shares(
             runs = {"dense": dense}
             for number, one in enumerate(chunk):
                 runs[f"sub-network {number}"] = timed(slice(model, signature, one), signature, conditions)
-            times = turns(runs, conditions, repeats=rounds(dense), warmup=WARMUP, spread=SPREAD)
+            times = turns(runs, conditions, repeats=rounds(dense), warmup=WARMUP, spread=conditions.spread)
             for one, (name, its) in zip(chunk, list(times.items())[1:], strict=True):
                 del name
                 share = ratio(its, times["dense"]).median

@@ -40,10 +40,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measurements that take what comes, in few rounds: other tests run beside."""
-    monkeypatch.setattr("pas.cost.kernels.NOISY", float("inf"))
+    """Measurements in few rounds and without a second try: other tests run beside, whose noise their conditions have to allow."""
     monkeypatch.setattr("pas.cost.kernels.TRIES", 1)
-    monkeypatch.setattr("pas.timing.SPREAD", float("inf"))
     monkeypatch.setattr("pas.timing.NEAR", float("inf"))
     monkeypatch.setattr("pas.timing.rounds", lambda dense: 3)
 

@@ -68,6 +68,7 @@ def test_conditions_are_checked() -> None:
     for wrong, words in (
         ({"runtime": "tvm"}, "runtime=tvm: choose from onnxruntime, torch, compile"),
         ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"spread": 0.0}, "spread=0.0: must be above 0"),
         ({"layout": "NHWC"}, "layout=NHWC: choose from NCHW, channels_last"),
         ({"device": "cuda"}, "ONNX Runtime is timed on the CPU"),
     ):

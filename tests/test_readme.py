@@ -21,7 +21,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 COMMANDS = [line for line in LINES if line]
 SHORT = ["data.subset=300", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.repeats=3", "cost.warmup=0",
-         "hardware.threads=1", "method.options.samples=8"]  # fmt: skip
+         "hardware.threads=1", "method.options.samples=8", "cost.spread=1e9"]  # fmt: skip
 NEEDS_DATA = ("data=cifar10", "experiment=", "data=fashion_mnist")
 
 
@@ -65,10 +65,12 @@ def check(command: str, forks: Forks, workplace: Path) -> None:
     if words[1] == "search":
         given = {word.partition("=")[0] for word in words}
         words += SHORT if "experiment" not in "".join(given) else [word for word in SHORT if not word.startswith("train.dense")]
-        if given - {"pas", "search"}:  # the default run measures under ONNX Runtime
+        if given - {"pas", "search"} and "budget.latency" not in given:  # the default run measures under ONNX Runtime
             words.append("cost.runtime=torch")
         if any(word.startswith(NEEDS_DATA) for word in words):  # 500 images instead of 10,000
             words += ["data.split=val", "data.val_fraction=0.01"]
+    if words[1] in ("profile", "benchmark"):  # other tests run beside
+        words += ["--spread", "1e9"]
     run = next(workplace.glob("runs/repvgg_nano-digits-pas-macs0.5-*/bundle")).parent.relative_to(workplace)
     names = {"runs/RUN/bundle": f"{run}/bundle", "runs/OTHER": str(run)}
     words = [names.get(word, word) for word in words]

@@ -28,7 +28,10 @@ from pas.wanted import Wanted
 pytestmark = [pytest.mark.usefixtures("exporter", "patient"), pytest.mark.no_cover]
 
 X = torch.zeros(1, 1, 32, 32)
-SHORT = ("train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "data.subset=64", "cost.repeats=3", "hardware=cpu")
+NOISE = 1e9
+HERE, TWO = Conditions(spread=NOISE), Conditions(batch=2, spread=NOISE)
+SHORT = ("train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "data.subset=64", "hardware=cpu", "cost.repeats=3",
+         "cost.spread=1e9")  # fmt: skip
 
 
 def dense() -> nn.Module:
@@ -38,6 +41,7 @@ def dense() -> nn.Module:
 
 def search(budget: pas.Budget, **options: object) -> Search:
     """Short searches share one table, as they would at home."""
+    options = {"conditions": HERE, **options}
     return Search(dense(), X, budget=budget, steps=8, progress=Console(quiet=True), **options)  # type: ignore[arg-type]
 
 
@@ -111,14 +115,13 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(PasError, match="snap='software': choose from hardware, none"):
         search(pas.Budget(latency=0.8), snap="software")
     with pytest.raises(PasError, match="latency: networks of one tensor can be timed"):
-        Search(_Two(), (X, X), budget=pas.Budget(latency=0.5), steps=3)
+        Search(_Two(), (X, X), budget=pas.Budget(latency=0.5), steps=3, conditions=HERE)
     empty = tmp_path / "table.jsonl"
     with pytest.raises(PasError, match="the table has no conv"):
         search(pas.Budget(latency=0.8), table=empty)
-    other = Conditions(batch=2)
-    profile(pas.signature(dense(), X), Conditions(), default_path(Conditions()), None)
+    profile(pas.signature(dense(), X), HERE, default_path(HERE), None)
     with pytest.raises(PasError, match=r"is of .* batch 1, 1 thread; this is .* batch 2, 1 thread"):
-        search(pas.Budget(latency=0.8), table=default_path(Conditions()), conditions=other)
+        search(pas.Budget(latency=0.8), table=default_path(HERE), conditions=TWO)
 
 
 class _Two(nn.Module):
@@ -143,20 +146,20 @@ def test_a_table_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(profile_module, "_beside_reference", stopping)
     with pytest.raises(KeyboardInterrupt):
-        profile(signature, Conditions(), path, None)
+        profile(signature, HERE, path, None)
     begun = read(path)
     assert sum(map(len, begun.points.values())) == 2 * profile_module.CHUNK
     with path.open("a") as file:
         file.write('{"operator": "conv 3x3 p1')  # a line that was cut short
     seen.clear()
     monkeypatch.setattr(profile_module, "_beside_reference", lambda *arguments: seen.append(arguments[:2]) or real(*arguments))
-    found = profile(signature, Conditions(), path, None)
+    found = profile(signature, HERE, path, None)
     assert not {(str(key), widths) for key, widths in seen} & {(key, w) for key, its in begun.points.items() for w in its}
     whole = read(path)
     assert whole.points == {key: {w: pytest.approx(ms, abs=1e-6) for w, ms in its.items()} for key, its in found.table.points.items()}
     assert all(whole.points[key][w] == ms for key, its in begun.points.items() for w, ms in its.items())
     seen.clear()
-    profile(signature, Conditions(), path, None)
+    profile(signature, HERE, path, None)
     assert not seen
 
 
@@ -171,7 +174,7 @@ def test_blocks_are_seen(block: int) -> None:
 
 def test_random_sub_networks_are_on_the_rungs() -> None:
     signature = pas.signature(dense(), X)
-    found = profile(signature, Conditions(), default_path(Conditions()), None)
+    found = profile(signature, HERE, default_path(HERE), None)
     ladders = rewarded(signature, found)
     drawn = sub_networks(signature, ladders, 5, seed=3)
     assert all(width in ladders[name] for one in drawn for name, width in one.widths().items())
@@ -189,13 +192,13 @@ def test_random_sub_networks_are_on_the_rungs() -> None:
 def test_profile_and_benchmark_say_what_they_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ["repvgg_micro", "--image-size", "32", "--num-classes", "10", "--in-chans", "1"]
     with pytest.raises(SystemExit) as ended:
-        main(["profile", *arguments])
+        main(["profile", *arguments, "--spread", "1e9"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for words in ("onnxruntime (onnxruntime ", "conv 3x3 p1x1", "measured", "predicted", "times the sum of the table", "table: "):
         assert words in shown
     with pytest.raises(SystemExit) as ended:
-        main(["benchmark", *arguments, "--json", "--spread", "100", "--repeats", "3"])
+        main(["benchmark", *arguments, "--json", "--spread", "1e9", "--repeats", "3"])
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found["network"] == "repvgg_micro"
@@ -206,9 +209,9 @@ def test_profile_and_benchmark_say_what_they_measured(capsys: pytest.CaptureFixt
     assert ended.value.code == 2
     assert "pas benchmark BUNDLE_OR_MODEL" in capsys.readouterr().err
     wanted = Wanted("repvgg_micro", image_size=32, num_classes=10, in_chans=1)
-    made = profiling.profile(wanted, Conditions(batch=2), tmp_path / "own.jsonl", Console(quiet=True))
+    made = profiling.profile(wanted, TWO, tmp_path / "own.jsonl", Console(quiet=True))
     assert made.path == tmp_path / "own.jsonl"
-    assert timing(dense(), made.signature, Conditions(batch=2), made.path).dense_ms == made.timing.dense_ms
+    assert timing(dense(), made.signature, TWO, made.path).dense_ms == made.timing.dense_ms
 
 
 def test_a_run_under_latency_and_its_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +238,7 @@ def test_a_run_under_latency_and_its_benchmark(tmp_path: Path, monkeypatch: pyte
     assert limit["achieved"] == result["searched"]["latency_ms"]
     assert limit["target"] == pytest.approx(0.8 * limit["dense"])
     assert limit["verified_share"] == json.loads((folder / "latency.json").read_text())["measured"]["share"]
-    found = benchmark.benchmark(Wanted(str(folder / "bundle")), Conditions(), repeats=3, spread=1e9)
+    found = benchmark.benchmark(Wanted(str(folder / "bundle")), HERE, repeats=3)
     benchmark.show("bundle", found, Console())
     shown = capsys.readouterr().out
     assert list(found) == ["dense", "searched"]

@@ -20,7 +20,9 @@ LAYOUTS = ("NCHW", "channels_last")
 class Conditions:
     """How a network will be run: with this runtime, on `batch` examples at once, by so many CPU threads, on "cpu" or "cuda".
 
-    `layout`: how torch keeps images in memory; ONNX Runtime chooses by itself. Raises PasError for what isn't among the choices.
+    `layout`: how torch keeps images in memory; ONNX Runtime chooses by itself. `spread`: the largest 95 % interval of a ratio of two
+    networks that counts as measured, as a share of it; single operators, of which there are many, may spread over ten times as much.
+    Raises PasError for what isn't among the choices.
     """
 
     runtime: str = "onnxruntime"
@@ -28,6 +30,7 @@ class Conditions:
     threads: int = 1
     device: str = "cpu"
     layout: str = "NCHW"
+    spread: float = 0.05
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
@@ -37,6 +40,8 @@ class Conditions:
         for name in ("batch", "threads"):
             if getattr(self, name) < 1:
                 raise PasError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not self.spread > 0:
+            raise PasError(f"spread={self.spread}: must be above 0")
         if self.runtime == "onnxruntime" and self.device != "cpu":
             raise PasError(f"ONNX Runtime is timed on the CPU; for {self.device} take runtime=torch or compile")
 

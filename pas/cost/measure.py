@@ -20,8 +20,6 @@ from pas.errors import PasError
 TURNS, PATIENCE = 4, 5.0
 """A measurement that spreads too far gets so many times the runs, and at least so many seconds, before it is refused."""
 SHORT_MS, MOST_RUNS = 2.0, 50
-SPREAD = 0.05
-"""The largest 95 % interval of a median, as a share of it, that counts as measured."""
 DEVIATIONS = 1.96
 
 
@@ -146,7 +144,7 @@ def turns(
     if refuse and spread is not None and widest > spread:
         raise PasError(
             f"the machine is too noisy: after {len(times[name])} runs the time of {name!r} is known to {widest:.0%} only "
-            f"({spread:.0%} is wanted). Stop what else runs, or allow more"
+            f"({spread:.0%} is wanted). Stop what else runs, or allow a larger spread"
         )
     header = conditions.header()
     about = vars(header) | {"versions": {**header.versions, "torch": str(torch.__version__)}}
