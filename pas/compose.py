@@ -47,9 +47,11 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def completed(overrides: Sequence[str]) -> list[str]:
     """The overrides, with ``budget=latency`` where they limit latency and say nothing of the MACs, which are limited by default."""
-    keys = {override.partition("=")[0].lstrip("+") for override in overrides}
-    says_more = keys & {"budget", "budget.macs"}
-    return [*overrides, "budget=latency"] if "budget.latency" in keys and not says_more else list(overrides)
+    given = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    if given.get("budget.latency", "null") == "null" or given.keys() & {"budget", "budget.macs"}:
+        return list(overrides)
+    place = next(i for i, override in enumerate(overrides) if override.lstrip("+").startswith("budget.latency="))
+    return [*overrides[:place], "budget=latency", *overrides[place:]]
 
 
 def compose_all(overrides: Sequence[str]) -> list[Config]:

@@ -51,7 +51,8 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     if options.multirun and options.cfg:
         raise PasError("--cfg shows one configuration: leave out -m")
     overrides = completed(options.overrides)
-    arguments = [*arguments, *overrides[len(options.overrides) :]]
+    if len(overrides) > len(options.overrides):
+        arguments = completed(arguments)
     register(overrides)
     jobs = None
     # A configuration of the user's own can't be composed before Hydra knows where it lies.

@@ -45,7 +45,7 @@ def profile(wanted: Wanted, conditions: Conditions, path: Path | None, console: 
 
 def show(what: str, found: Profile, console: Console) -> None:
     """The operators that take most of the time, and what the whole takes."""
-    cost = found.timing.cost(found.signature)
+    cost = found.timing.predicted(found.signature)
     mask = np.ones(found.signature.channels, dtype=bool)
     ms = (cost.each(torch.from_numpy(mask)) / NANOSECONDS).tolist()
     total: Counter[str] = Counter()

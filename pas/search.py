@@ -36,7 +36,7 @@ from pas.surgery.forms import settle, signature
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.slice import slice
 from pas.timing import Timing, compared, timed, timing
-from pas.verify import MARGIN, Verified, latency_state, slower, verify, with_latency_state
+from pas.verify import Verified, latency_state, verify, with_latency_state
 
 SNAPS = ("hardware", "none")
 
@@ -108,14 +108,12 @@ class Search:
         if budget.latency is not None:
             self.timing = _timing(model, self.signature, conditions, table, progress)
             if snap == "hardware":
-                self.widths = replace(self.widths, snapped=steps_of(self.widths, self.timing.cost(self.signature)))
+                self.widths = replace(self.widths, snapped=steps_of(self.widths, self.timing.predicted(self.signature)))
         self.verified: Verified | None = None
         lowest = self.widths.mask(
             [np.arange(axis.size) for axis in axes], [self.widths.ladder(a)[0] for a in range(len(axes))]
         )
         self.limits = limits(budget, self.signature, lowest, self.timing)
-        if self.timing is not None:
-            self.limits = slower(self.limits, MARGIN)
         self.current = self.signature
         self._origin = np.arange(self.signature.channels)  # of each channel of `current` its position in `signature`
         self._make = lambda problem: made(problem, **{**DEFAULTS[method], **options})  # type: ignore[arg-type]
@@ -171,22 +169,32 @@ class Search:
         if self.timing is None:
             return None
         if self.verified is None or not np.array_equal(self.verified.mask, self._landed()):
-            limits, self.verified = distributed.from_leader(lambda: verify(self.limits, self._landed_under, self._measured))
-            self._relimit(limits)
+            self.recall(distributed.from_leader(self._verify))
         return self.verified
 
-    def recall(self, record: Mapping[str, Any]) -> None:
-        """Take what an earlier `verify` of the same gates found, as `record` of its search told it, for measured."""
-        self._relimit(with_latency_state(self.limits, record["limit"]))
-        self.verified = Verified.of(self._landed(), record["measured"])
+    def _verify(self) -> dict[str, Any]:
+        limits, found = verify(self.limits, self._landed_under, self._measured, strict=self.method.lands)
+        return self._as_record(limits, found)
 
     def record(self) -> dict[str, Any] | None:
-        """What `verify` found, for `recall`; None when nothing was measured."""
-        return None if self.verified is None else {"limit": latency_state(self.limits), "measured": self.verified.as_dict()}
+        """What `verify` found, as plain data for `recall`; None when nothing was measured."""
+        return None if self.verified is None else self._as_record(self.limits, self.verified)
+
+    def _as_record(self, limits: Limits, found: Verified) -> dict[str, Any]:
+        kept = np.flatnonzero(found.mask).tolist()
+        return {"limit": latency_state(limits), "measured": found.as_dict(), "channels": kept}
+
+    def recall(self, record: Mapping[str, Any]) -> None:
+        """Take what an earlier `verify` found, as its `record` tells it, for measured. Raises PasError when it is of other channels."""
+        self._relimit(with_latency_state(self.limits, record["limit"]))
+        mask = self._landed()
+        if np.flatnonzero(mask).tolist() != list(record["channels"]):
+            raise PasError("what was measured of the searched network is of other channels than these gates land on: measure again")
+        self.verified = Verified.of(mask, record["measured"])
 
     def _relimit(self, limits: Limits) -> None:
         self.limits = limits
-        self.method.problem = replace(self.method.problem, limits=limits)
+        self.method.relimit(limits)
 
     def _landed_under(self, limits: Limits) -> np.ndarray:
         return land(self.widths, self.method.scores(), limits.load) if self.method.lands else self._landed()
@@ -271,7 +279,10 @@ class Search:
         axes = tuple(axis for axis in now.prunable if axis.name in names)
         least = tuple(min(names[a.name], a.size) for a in axes)
         other.widths = Widths(axes, least, self.widths.step, now.channels, self.widths.snapped)
-        other.limits = Limits(tuple(replace(limit, cost=self._cost(now, limit)) for limit in self.limits.each))
+        try:
+            other.limits = Limits(tuple(replace(limit, cost=self._cost(now, limit)) for limit in self.limits.each))
+        except PasError:  # a convolution of one group that is left is another operator, which the table doesn't have
+            return self
         other.verified = None
         other.method = self._make(Problem(now, other.limits, other.widths, self.method.problem.steps))
         other.method.carry(self.method, np.searchsorted(self.method.problem.free, position[other.method.problem.free]))
@@ -283,7 +294,7 @@ class Search:
         """The cost that a limit is on, of a smaller network."""
         if self.timing is None or not isinstance(limit.cost, Latency):
             return build(signature, limit.kind)
-        return self.timing.cost(signature).calibrated(limit.cost.calibration)
+        return self.timing.predicted(signature).calibrated(limit.cost.calibration)
 
     def report(self) -> dict[str, Any]:
         """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels
@@ -345,8 +356,7 @@ class Search:
         """Everything that a resumed search needs: the network with its gates, and the method's state."""
         state = {"model": self.model.state_dict(), "method": self.method.state_dict()}
         if self.timing is not None:  # what this search takes time to be, which another measurement would see otherwise
-            numbers = latency_state(self.limits)
-            state["latency"] = {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
+            state["latency"] = Held(self).state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -362,9 +372,25 @@ class Search:
                 "shrunk, call shrink() before loading"
             )
         if self.timing is not None and "latency" in state:
-            self._relimit(with_latency_state(self.limits, {name: float(number) for name, number in state["latency"].items()}))
+            Held(self).load_state_dict(state["latency"])
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
+
+
+class Held:
+    """The part of a search's state that says what it takes latency to be."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Target and calibration, as tensors."""
+        return {name: torch.tensor(number, dtype=torch.float64) for name, number in latency_state(self.search.limits).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        numbers = {name: float(number) for name, number in state.items()}
+        self.search._relimit(with_latency_state(self.search.limits, numbers))
 
 
 def _timing(
@@ -373,7 +399,8 @@ def _timing(
     """The network's latency, measured by one process for all."""
     on_gpu = next(model.parameters()).is_cuda
     chosen = conditions or (Conditions("torch", device="cuda") if on_gpu else Conditions())
-    return distributed.from_leader(lambda: timing(model, signature, chosen, table, progress or Console(stderr=True)))
+    found = distributed.from_leader(lambda: timing(model, signature, chosen, table, progress or Console(stderr=True)).as_dict())
+    return Timing.of(found, signature, chosen)
 
 
 def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:

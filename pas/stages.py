@@ -25,7 +25,7 @@ from pas.keys import dense_key
 from pas.methods import named
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
-from pas.search import Search
+from pas.search import Held, Search
 from pas.setting import Setting
 from pas.surgery.fuse import fuse
 from pas.tasks import classification
@@ -163,7 +163,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
             status=search.status,
             log=_with_numbers(setting, search),
             checkpoint=setting.checkpoint(setting.tracker.run, f"search{part or ''}"),
-            extras={"method": search.method},
+            extras={"method": search.method, **({} if search.timing is None else {"latency": Held(search)})},
             progress=setting.console,
         )
         seconds, begin, optimizer = seconds + fitted.seconds, until, fitted.optimizer

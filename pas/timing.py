@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -19,12 +20,11 @@ from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Signature
 from pas.cost.conditions import Conditions
-from pas.cost.grid import Grid
 from pas.cost.latency import NANOSECONDS, Calibration, Latency, build, calibrate
 from pas.cost.measure import Ratio, Timed, prepared, ratio, turns
-from pas.cost.operators import Key
-from pas.cost.profile import Profiled, default_path, profile
-from pas.cost.table import Network, Writer
+from pas.cost.operators import operators
+from pas.cost.profile import Profiled, default_path, locked, profile
+from pas.cost.table import BLOCK, Axes, Network, Table, Writer, points, wanted
 from pas.errors import PasError
 from pas.progress import Bar
 from pas.surgery.fuse import fuse
@@ -37,6 +37,10 @@ AT_ONCE = 3
 ROUNDS, FEWEST, LONG_MS = 20, 8, 1000.0
 """Rounds of turns, and how few of them are enough where a network alone takes so long in all of them."""
 WARMUP = 3
+MARGIN = 1.01
+"""Networks are taken to be slower by this factor than they are predicted to be, so that they land inside of a budget's band and not on its
+edge: another process may see one or two per cent more.
+"""
 NEAR = 0.01
 """How well the share of a searched network is to be known: whether it lies within three per cent of a target."""
 
@@ -46,14 +50,39 @@ class Timing:
     """What a search knows of a network's latency. `dense_ms`: that of the whole network, in its fused form, when it was calibrated."""
 
     conditions: Conditions
-    grids: Mapping[Key, Grid]
-    block: int
+    table: Table
+    axes: Axes
     calibration: Calibration
     dense_ms: float
 
-    def cost(self, signature: Signature) -> Latency:
+    @property
+    def block(self) -> int:
+        """The channels that the runtime computes at once."""
+        return max(self.table.block, 1)
+
+    def predicted(self, signature: Signature) -> Latency:
         """The predicted latency of the network, or of one that was cut out of it, in nanoseconds."""
-        return build(signature, self.grids, self.block).calibrated(self.calibration)
+        return build(signature, self.table.grids(self.axes), self.block).calibrated(self.calibration)
+
+    def cost(self, signature: Signature) -> Latency:
+        """The same, slower by the margin: what a budget limits."""
+        calibration = self.calibration
+        return self.predicted(signature).calibrated(Calibration(calibration.scale * MARGIN, calibration.offset * MARGIN))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data, of which `of` makes the same again."""
+        listed: dict[str, list[tuple[Sequence[int], float]]] = {}
+        for key, widths in points(self.axes):
+            listed.setdefault(str(key), []).append((widths, self.table.points[str(key)][widths]))
+        return {"block": self.table.block, "points": listed, "calibration": vars(self.calibration), "dense_ms": self.dense_ms}
+
+    @staticmethod
+    def of(data: Mapping[str, Any], signature: Signature, conditions: Conditions) -> Timing:
+        """What `as_dict` gave, of the same network."""
+        table = Table(conditions.header(), block=data["block"])
+        table.points = {key: {tuple(widths): ms for widths, ms in its} for key, its in data["points"].items()}
+        axes = wanted(operators(signature), signature, max(table.block, BLOCK))
+        return Timing(conditions, table, axes, Calibration(**data["calibration"]), data["dense_ms"])
 
 
 def compared(dense: Timed, network: Timed, conditions: Conditions) -> tuple[Ratio, float]:
@@ -102,7 +131,15 @@ def timing(
     one that lacks something, for operators that can't be timed, and on a machine that is too noisy.
     """
     image_of(signature)
-    found = profile(signature, conditions, path or default_path(conditions), console, measure=measure or path is None)
+    where = path or default_path(conditions)
+    with locked(where):  # what several processes measured at once would disturb each other
+        return _timing(model, signature, conditions, where, console, measure=measure or path is None)
+
+
+def _timing(
+    model: nn.Module, signature: Signature, conditions: Conditions, path: Path, console: Console | None, *, measure: bool
+) -> Timing:
+    found = profile(signature, conditions, path, console, measure=measure)
     grids = found.table.grids(found.axes)
     known = calibrating(model, signature, conditions, found, console)
     dense_ms = statistics.median(one.dense_ms for one in known)
@@ -111,7 +148,7 @@ def timing(
     everything = signature.dense()
     sums = [_sum(cost, signature, architecture(signature, one.widths)) for one in known]
     calibration = calibrate([*sums, _sum(cost, signature, everything)], [*(one.share * dense_ms for one in known), dense_ms])
-    return Timing(conditions, grids, block, calibration, dense_ms)
+    return Timing(conditions, found.table, found.axes, calibration, dense_ms)
 
 
 def calibrating(
@@ -127,10 +164,10 @@ def calibrating(
     try:
         for network in shares(model, signature, drawn, conditions, console):
             writer.network(network)
+            found.table.networks.append(network)
             known.append(network)
     finally:
         writer.close()
-    found.table.networks += known
     return known
 
 
@@ -187,8 +224,9 @@ def architecture(signature: Signature, widths: Mapping[str, int]) -> Architectur
 
 
 def digest(signature: Signature) -> str:
-    """A name for a network by its axes and the shapes of its weights."""
-    words = [*((axis.name, axis.size) for axis in signature.axes), *sorted(signature.shapes.items()), image_of(signature).shape[1:]]
+    """A name for a network by its axes, what it runs, and its input."""
+    runs = [(str(one.key), one.place, one.dense()) for one in operators(signature)]
+    words = [*((axis.name, axis.size) for axis in signature.axes), *runs, tuple(image_of(signature).shape[1:])]
     return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
 

@@ -12,14 +12,12 @@ import numpy as np
 from pas.budget import Limit, Limits
 from pas.cost.latency import Calibration, Latency
 from pas.cost.measure import Ratio
+from pas.errors import PasError
+from pas.timing import MARGIN
 
-ROUNDS = 6
+ROUNDS = 8
 BELOW = 0.03
 """A network lies in the band when it takes at most the target, and at most so much less of it."""
-MARGIN = 1.01
-"""Networks are taken to be slower by this factor than they are, so that they land inside of the band and not on its edge: another process
-may see one or two per cent more.
-"""
 
 Land = Callable[[Limits], np.ndarray]
 """The channels that stay under some limits, booleans (C,)."""
@@ -62,11 +60,11 @@ class Verified:
         return Verified(mask, share, numbers["dense_ms"], numbers["share_target"], numbers["share_predicted"])
 
 
-def verify(limits: Limits, land: Land, measure: Measure) -> tuple[Limits, Verified]:
+def verify(limits: Limits, land: Land, measure: Measure, *, strict: bool = True) -> tuple[Limits, Verified]:
     """The limits with the prediction of latency corrected, and what was measured of the channels that they land on.
 
-    Where widths come in steps so coarse that none lie in the band, or another limit binds, it is the best of what was measured. The limits
-    that come in are `slower` by the margin, as those that go out are.
+    Where widths come in steps so coarse that none lie in the band, or another limit binds, it is the best of what was measured. Raises
+    PasError when all of it lies above the target by more than the noise, unless not `strict`. Costs hold the margin already.
     """
     tried: list[tuple[Limits, Verified]] = []
     for _ in range(ROUNDS):
@@ -82,7 +80,15 @@ def verify(limits: Limits, land: Land, measure: Measure) -> tuple[Limits, Verifi
         if found.holds:
             break
         limits = corrected(limits, found)
-    return min(tried, key=lambda one: one[1].rank)
+    best = min(tried, key=lambda one: one[1].rank)
+    share, target = best[1].share, best[1].target
+    if strict and share.low > target:
+        raise PasError(
+            f"budget.latency: of the networks within it as predicted the fastest takes {share} of the dense latency as measured, above the "
+            f"{target:.4f} that are allowed, and there are none between: allow at least {share.high:.4f}, or smaller widths (min_width, "
+            "round_to, snap)"
+        )
+    return best
 
 
 def latency_of(limits: Limits) -> Limit:

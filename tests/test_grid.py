@@ -46,7 +46,7 @@ def test_by_hand() -> None:
     """
     found = grid([[8, 16, 24, 32]], np.array([1.0, 3.0, 2.0, 2.0]))
     assert envelope(np.array([1.0, 3.0, 2.0, 2.0])).tolist() == [1, 2, 2, 2]
-    for place, value, slope in ((12.0, 1.5, 1 / 8), (20.0, 2.0, 1 / 16), (32.0, 2.0, 1 / 24), (40.0, 2.0, 1 / 24), (4.0, 0.5, 1 / 8)):
+    for place, value, slope in ((12.0, 1.5, 1 / 8), (20.0, 2.0, 1 / 16), (32.0, 2.0, 1 / 24), (40.0, 2.0, 1 / 24), (4.0, 1.0, 1 / 8)):
         width = torch.tensor([place], dtype=torch.float64, requires_grad=True)
         result = at(found, width)
         assert result.item() == pytest.approx(value)

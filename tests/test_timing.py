@@ -91,9 +91,11 @@ def test_what_a_search_holds_for_latency_comes_back() -> None:
     assert other.architecture == one.architecture
     record = json.loads(json.dumps(one.record()))
     third = search(pas.Budget(latency=0.8, params=0.9))
-    third.load_state_dict({**one.state_dict(), "latency": other.state_dict()["latency"]})
+    third.load_state_dict(other.state_dict())
     third.recall(record)
     assert third.report()["budget"] == one.report()["budget"]
+    with pytest.raises(PasError, match="is of other channels than these gates land on"):
+        third.recall({**record, "channels": record["channels"][:-1]})
 
 
 def test_a_search_under_latency_shrinks() -> None:

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 import pas
 from pas.cost import Conditions
-from pas.cost.latency import NANOSECONDS, build, calibrate
+from pas.cost.latency import NANOSECONDS, Calibration, calibrate
 from pas.cost.profile import profile
 from pas.timing import architecture, digest, rewarded, shares, sub_networks, timing
 
@@ -41,7 +41,8 @@ def predictions(name: str, conditions: Conditions, count: int) -> list[dict[str,
     path = HERE / "tables" / f"{name}-b{conditions.batch}-t{conditions.threads}.jsonl"
     found = timing(model, signature, conditions, path, console, measure=True)
     table = profile(signature, conditions, path, console, measure=False)
-    cost, plain = found.cost(signature), build(signature, found.grids, found.block)
+    cost = found.predicted(signature)
+    plain = cost.calibrated(Calibration())
     known = [one for one in table.table.networks if one.network == digest(signature)]
     macs = [pas.cost.macs(signature, architecture(signature, one.widths)) for one in known]
     per_mac = calibrate([*macs, pas.cost.macs(signature, signature.dense())], [*(one.share for one in known), 1.0])

@@ -16,7 +16,7 @@ from pas.cost.polynomial import polynomial
 from pas.cost.tabulated import Tabulated, of_latency, of_polynomial
 from pas.errors import PasError
 
-CHOICES = 48
+CHOICES = 128
 """Widths of an axis that are considered: of longer ladders so many at equal distances, and those that the search came to."""
 
 
@@ -24,7 +24,7 @@ CHOICES = 48
 class Gap:
     """`reached`: what the search's widths are worth, `known`: the best widths that were found, `bound`: what none are worth more than, all
     as shares of what the dense network is worth. `gap`: how much of the bound the search's widths miss. `exact`: whether the bound is
-    reached, as it is on chains.
+    reached for sure, as it is on chains under one limit; not where only some of the widths of long axes were considered.
     """
 
     reached: float
@@ -64,6 +64,7 @@ def gap(signature: Signature, widths: Widths, worth: np.ndarray, mask: np.ndarra
     total = sum(float(value[-1]) for value in values)
     value = sum(float(v[k]) for v, k in zip(values, reached, strict=True))
     best, most, closed = min(known, key=lambda one: one[1])
+    closed = closed and len(limits.each) == 1 and all(len(widths.ladder(a)) <= CHOICES for a in range(len(widths.axes)))
     best, most = max(best, value), max(most, value)
     return Gap(value / total, best / total, most / total, 1 - value / most, closed)
 

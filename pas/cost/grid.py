@@ -64,7 +64,7 @@ class Grids:
 
     def __call__(self, widths: Tensor, which: Tensor, block: Tensor) -> Tensor:
         """The values (..., O) of O functions, grids ``which`` (O,), at widths (..., O, D): 1 where a grid has fewer dimensions. Outside of
-        a grid its nearest cell goes on, but never below zero.
+        a grid the value is that of its edge, with the slope of the nearest cell.
 
         `block` (O, D): what a runtime computes at once; widths are filled up to whole blocks, as far as the grid goes. 1 for none.
         """
@@ -76,9 +76,9 @@ class Grids:
         whole = points.expand(*at.shape, points.shape[-1])
         low = whole.gather(-1, cell[..., None])[..., 0]
         high = whole.gather(-1, torch.minimum(cell + 1, counts - 1)[..., None])[..., 0]
-        share = torch.where(counts > 1, (at - low) / (high - low).clamp(min=1e-9), 0.0)
+        share = torch.where(counts > 1, (at - low) / (high - low).clamp(min=1e-9), 0.0).clamp(0, 1)
         place = self.offsets[which] + (cell * self.strides[which]).sum(-1)
-        value = self._mean(self.values, place, share, which, ()).clamp(min=0)
+        value = self._mean(self.values, place, share, which, ())
         if widths.requires_grad:
             for d in range(widths.shape[-1]):
                 steep = self._mean(self.slopes[d], place, share, which, (d,))

@@ -115,7 +115,7 @@ def build(signature: Signature, grids: Mapping[Key, Grid], block: int = 1) -> La
 def _block(one: Operator, width: Sequence[Factor], block: int) -> int:
     """What a runtime computes at once of one of an operator's widths: a block of channels, or their elements where that is the width."""
     sliced = [size for dim, size in width if dim is not None]
-    if len(sliced) != 1 or one.key.kind in UNBLOCKED:
+    if block <= 1 or len(sliced) != 1 or one.key.kind in UNBLOCKED:
         return 1
     return block * math.prod(size for _, size in width) // sliced[0]
 

@@ -158,7 +158,7 @@ def calm(measure: Callable[[], list[float]], spread: float, tries: int) -> tuple
     best: tuple[list[float], float] = ([], math.inf)
     for _ in range(tries):
         times = measure()
-        share = _iqr(times) / statistics.median(times)
+        share = _iqr(times) / max(statistics.median(times), 1e-6)
         if share < best[1]:
             best = times, share
         if share <= spread:

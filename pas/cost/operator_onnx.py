@@ -18,13 +18,18 @@ UNARY: dict[str, tuple[str, ...]] = {
     "softplus": ("Softplus",), "exp": ("Exp",), "sqrt": ("Sqrt",), "abs": ("Abs",), "neg": ("Neg",), "silu": ("Sigmoid", "Mul"),
     "mish": ("Softplus", "Tanh", "Mul"), "pow": ("Mul",), "square": ("Mul",), "mean": ("ReduceMean",),
     "adaptive_avg_pool2d": ("ReduceMean",), "sum": ("ReduceSum",), "amax": ("ReduceMax",), "softmax": ("Softmax",),
-    "transpose": ("Transpose",), "permute": ("Transpose",), "pixel_shuffle": ("Transpose",), "batch_norm": ("BatchNormalization",),
+    "transpose": ("Transpose",), "permute": ("Transpose",), "pixel_shuffle": ("Transpose",), "pixel_unshuffle": ("Transpose",),
+    "roll": ("Transpose",), "repeat": ("Transpose",), "stack": ("Transpose",), "upsample_nearest2d": ("Transpose",),
+    "upsample_bilinear2d": ("Transpose",), "linalg_vector_norm": ("ReduceL2",), "clamp_min": ("Relu",), "rsqrt": ("Sqrt",),
+    "batch_norm": ("BatchNormalization",),
     "group_norm": ("InstanceNormalization",), "instance_norm": ("InstanceNormalization",), "constant_pad_nd": ("Pad",), "pad": ("Pad",),
 }  # fmt: skip
-"""Operators of one tensor whose time goes by its elements, as ONNX's, one after the other; "Mul" multiplies by the tensor itself."""
+"""Operators of one tensor whose time goes by its elements, as ONNX's, one after the other; "Mul" multiplies by the tensor itself.
+What only moves elements is timed as a transposition."""
 BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "maximum": "Max", "minimum": "Min", "cat": "Concat"}
 ATTRIBUTES: dict[str, dict[str, Any]] = {"Softmax": {"axis": -1}, "Transpose": {"perm": [0, 2, 1]}, "Concat": {"axis": 1}}
-CONSTANTS = {"Clip": ["low", "high"], "ReduceMean": ["last"], "ReduceSum": ["last"], "ReduceMax": ["last"], "Pad": ["borders"],
+CONSTANTS = {"Clip": ["low", "high"], "ReduceMean": ["last"], "ReduceSum": ["last"], "ReduceMax": ["last"],
+             "ReduceL2": ["last"], "Pad": ["borders"],
              "BatchNormalization": ["one", "zero", "zero", "one"], "InstanceNormalization": ["one", "zero"]}  # fmt: skip
 POOLS = {"max_pool2d": "MaxPool", "avg_pool2d": "AveragePool"}
 Feeds = dict[str, np.ndarray]
@@ -59,7 +64,7 @@ def onnx_model(key: Key, widths: tuple[int, ...], batch: int) -> tuple[bytes, Fe
         feeds, tensors["weight"] = {"x": draw(batch * widths[0], widths[1])}, draw(widths[1])
         nodes = [node("LayerNormalization", ["x", "weight", "bias"], ["y"])]
     else:
-        rows = max(1, widths[0] // ROW)
+        rows = max(1, widths[0] // (2 * ROW if key.kind == "cat" else ROW))  # of what is put together half comes from each
         feeds = {name: draw(batch, rows, ROW) for name in ("xv" if key.kind in BINARY else "x")}
         tensors |= {"one": np.ones(rows, dtype=np.float32), "zero": np.zeros(rows, dtype=np.float32)}
         nodes = _by_elements(key.kind)

@@ -14,14 +14,17 @@ from pas.cost.operators import Key
 from pas.errors import PasError
 
 POOLS: dict[str, Callable[..., Tensor]] = {"max_pool2d": F.max_pool2d, "avg_pool2d": F.avg_pool2d}
+MOVES = ("pixel_unshuffle", "roll", "repeat", "stack", "upsample_nearest2d", "upsample_bilinear2d")
 SAYS_MORE: dict[str, Callable[[Tensor], Tensor]] = {
     "hardtanh": lambda x: F.hardtanh(x, 0, 6), "clamp": lambda x: x.clamp(0, 6), "mean": lambda x: x.mean(-1), "sum": lambda x: x.sum(-1),
-    "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(x, 1), "amax": lambda x: x.amax(-1), "softmax": lambda x: x.softmax(-1),
+    "adaptive_avg_pool2d": lambda x: x.mean(-1), "amax": lambda x: x.amax(-1), "softmax": lambda x: x.softmax(-1),
     "transpose": lambda x: x.transpose(1, 2).contiguous(), "permute": lambda x: x.transpose(1, 2).contiguous(),
     "pixel_shuffle": lambda x: x.transpose(1, 2).contiguous(), "pow": torch.square, "constant_pad_nd": lambda x: F.pad(x, (0, 1)),
     "pad": lambda x: F.pad(x, (0, 1)), "batch_norm": lambda x: F.batch_norm(x, x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])),
     "group_norm": lambda x: F.group_norm(x, 1), "instance_norm": F.instance_norm, "neg": torch.neg, "abs": torch.abs, "exp": torch.exp,
-    "sqrt": torch.sqrt, "square": torch.square, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
+    "sqrt": torch.sqrt, "square": torch.square, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "rsqrt": torch.rsqrt,
+    "clamp_min": torch.relu, "linalg_vector_norm": lambda x: torch.linalg.vector_norm(x, dim=-1),
+    **dict.fromkeys(MOVES, lambda x: x.mT.contiguous()),
 }  # fmt: skip
 """Operators of one tensor that torch.nn.functional doesn't have under that name, or that need more than it."""
 
@@ -64,7 +67,7 @@ def torch_module(key: Key, widths: tuple[int, ...], batch: int) -> tuple[nn.Modu
     if key.kind == "layer_norm":
         length = widths[1]
         return Alone(lambda x, w, b: F.layer_norm(x, (length,), w, b), (draw(length), draw(length))), draw(batch * widths[0], length)
-    rows = max(1, widths[0] // ROW)
+    rows = max(1, widths[0] // (2 * ROW if key.kind == "cat" else ROW))
     x = draw(batch, rows, ROW)
     if key.kind == "cat":
         return Alone(lambda x, v: torch.cat([x, v], 1), (draw(batch, rows, ROW),)), x

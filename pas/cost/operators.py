@@ -22,7 +22,8 @@ from pas.axes.trace import Type
 aten = torch.ops.aten
 FUSED = {
     aten.relu: "relu", aten.relu_: "relu", aten.relu6: "relu6", aten.relu6_: "relu6", aten.sigmoid: "sigmoid", aten.sigmoid_: "sigmoid",
-    aten.tanh: "tanh", aten.tanh_: "tanh",
+    aten.tanh: "tanh", aten.tanh_: "tanh", aten.hardswish: "hardswish", aten.hardswish_: "hardswish", aten.hardsigmoid: "hardsigmoid",
+    aten.hardsigmoid_: "hardsigmoid", aten.leaky_relu: "leaky_relu", aten.leaky_relu_: "leaky_relu",
 }  # fmt: skip
 """Activations that runtimes compute with the convolution before them (a `hardtanh` from 0 to 6 is relu6)."""
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
@@ -32,6 +33,7 @@ _NOTHING = (aten.dropout, aten.dropout_, aten.feature_dropout, aten.clone, aten.
 """Operators that do nothing in eval mode."""
 _FREE = (
     *_NOTHING, aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.squeeze, aten.unsqueeze, aten.expand, aten.unflatten,
+    aten.expand_as, aten.reshape_as, aten.view_as,
     aten.slice, aten.narrow, aten.select, aten.split, aten.split_with_sizes, aten.chunk, aten.unbind, aten._assert_tensor_metadata,
     python.getitem,
 )  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from pas.cost.grid import envelope
 from pas.cost.kernels import milliseconds
 from pas.cost.measure import torch_threads
 from pas.cost.operators import Key, operators
-from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, matching, points, wanted
+from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, begun, matching, points, wanted
 from pas.progress import Bar
 
 PASSES, PROBES = 3, 5
@@ -54,10 +56,19 @@ class Profiled:
     axes: Axes
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else measures for a table meanwhile; who comes second waits, and finds what the first one wrote."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def opened(path: Path, conditions: Conditions) -> Table:
     """The table in a file, or an empty one where there is none. Raises PasError when it was measured under other conditions."""
     header = conditions.header()
-    return matching(path, header) if path.exists() else Table(header)
+    return matching(path, header) if begun(path) else Table(header)
 
 
 def profile(signature: Signature, conditions: Conditions, path: Path, console: Console | None, *, measure: bool = True) -> Profiled:
@@ -71,7 +82,7 @@ def profile(signature: Signature, conditions: Conditions, path: Path, console: C
         with torch_threads(1):
             table.block = _block(lambda width: _probe_ms(conditions, width, threads=1))
         with torch_threads(conditions.threads):
-            table.reference_ms = min(_probe_ms(conditions) for _ in range(PROBES))
+            table.reference_ms = round(min(_probe_ms(conditions) for _ in range(PROBES)), 6)
         writer = Writer(path, table.header)
         writer.runtime(table.block, table.reference_ms)
         writer.close()
@@ -91,7 +102,7 @@ def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Condition
                 chunk = [missing[i] for i in order[first : first + CHUNK]]
                 passes = [[_beside_reference(key, widths, conditions, table) for key, widths in chunk] for _ in range(PASSES)]
                 for (key, widths), times in zip(chunk, zip(*passes, strict=True), strict=True):
-                    ms, iqr = sorted(times)[PASSES // 2]
+                    ms, iqr = (max(round(value, 6), least) for value, least in zip(sorted(times)[PASSES // 2], (1e-6, 0), strict=True))
                     table.add(key, widths, ms)
                     writer.add(key, widths, ms, iqr)
                 if bar.due() or first + CHUNK >= len(missing):

@@ -109,6 +109,11 @@ def points(axes: Axes) -> Iterator[tuple[Key, Widths]]:
         yield from ((key, widths) for widths in itertools.product(*places))
 
 
+def begun(path: Path) -> bool:
+    """Whether a file holds at least the first line of a table: one that was cut short before it is begun again."""
+    return path.exists() and b"\n" in path.read_bytes()
+
+
 def read(path: Path) -> Table:
     """The table in a file. A last line that was cut short is left out. Raises PasError for what is no table, or a newer one."""
     try:
@@ -157,7 +162,7 @@ class Writer:
 
     def __init__(self, path: Path, header: Header) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if begun(path):
             text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1]
             if whole != text:
@@ -169,7 +174,7 @@ class Writer:
 
     def add(self, key: Key, widths: Widths, ms: float, iqr: float) -> None:
         """Write one point, with the range of the middle half of its runs."""
-        self._line({"operator": str(key), "widths": widths, "ms": round(ms, 6), "iqr": round(iqr, 6)})
+        self._line({"operator": str(key), "widths": widths, "ms": ms, "iqr": iqr})
 
     def network(self, network: Network) -> None:
         """Write one network."""
@@ -177,7 +182,7 @@ class Writer:
 
     def runtime(self, block: int, reference_ms: float) -> None:
         """Write how many channels the runtime computes at once, and what the operator of reference took."""
-        self._line({"block": block, "reference_ms": round(reference_ms, 6)})
+        self._line({"block": block, "reference_ms": reference_ms})
 
     def close(self) -> None:
         """Close the file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -110,6 +110,10 @@ class Method(ABC):
     @abstractmethod
     def scores(self) -> np.ndarray:
         """How much each channel deserves to stay (channels,): the order in which the export closes or reopens them."""
+
+    def relimit(self, limits: Limits) -> None:
+        """Take limits whose costs were measured anew, of the same network."""
+        self.problem = replace(self.problem, limits=limits)
 
     def importance(self) -> np.ndarray | None:
         """What each channel is worth (channels,), so that an architecture is worth the sum over those that stay; not negative. None for a

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pas import distributed
 from pas.allocate.landing import shares
 from pas.allocate.projection import best, common_shift
+from pas.budget import Limits
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem, axis_mean
@@ -137,6 +138,13 @@ class Pas(Method):
         scores = np.full(self.problem.signature.channels, np.inf)
         scores[self.problem.free] = self.gates.value.detach().cpu().numpy()
         return scores
+
+    def relimit(self, limits: Limits) -> None:
+        whole = np.ones(self.problem.signature.channels, dtype=bool)
+        before = [limit.cost.at(whole) for limit in self.problem.limits.each]
+        after = [limit.cost.at(whole) for limit in limits.each]
+        self._from = [round(first * now / was) for first, now, was in zip(self._from, after, before, strict=True)]
+        super().relimit(limits)
 
     def importance(self) -> np.ndarray | None:
         """What the gates say: a channel stays when its worth, ``exp(value - 1/2)`` of its cost now, exceeds that cost. None before they

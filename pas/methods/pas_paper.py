@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pas.budget import Limits
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem, axis_mean
@@ -109,6 +110,10 @@ class PasPaper(Method):
         if self.guard:
             with torch.no_grad():
                 self._open_best()
+
+    def relimit(self, limits: Limits) -> None:
+        super().relimit(limits)
+        self._costs = [limit.cost.to(self._axis.device) for limit in limits.each]
 
     def scores(self) -> np.ndarray:
         scores = np.full(self.problem.signature.channels, np.inf)

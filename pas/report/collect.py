@@ -115,7 +115,7 @@ def cells(runs: Iterable[Finished]) -> list[Cell]:
 
 def _asked(budget: dict[str, Any]) -> float:
     """A number that is equal for equal targets: of latency the share of the dense one, which is another in ms whenever it is measured."""
-    return round(budget["share_target"], 4) if budget.get("relative") else float(budget["target"])
+    return round(budget["share_target"], 4) if budget["kind"] == "latency" and budget.get("relative") else float(budget["target"])
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
