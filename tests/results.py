@@ -1,6 +1,6 @@
 """The content of a `result.json`, for tests that need one."""
 
-BUDGET = {"kind": "macs", "target": 50.0, "achieved": 49, "dense": 100}
+BUDGET = {"kind": "macs", "target": 50.0, "achieved": 49, "dense": 100, "relative": True}
 RESULT = {
     "schema": 1, "run_key": "key", "model": "repvgg_nano", "data": "digits", "method": "pas", "seed": 0,
     "split": "test", "settings": "", "variant": "",

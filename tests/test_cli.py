@@ -116,6 +116,13 @@ def test_show_the_configuration(tmp_path: Path):
     assert "macs: 0.25" in shown.stdout
 
 
+@pytest.mark.parametrize("words", [["--cfg", "job", "budget.latency=0.4"], ["budget.latency=0.4", "--cfg", "job"]])
+def test_a_limit_on_latency_may_stand_anywhere(words: list[str], forks: Forks, tmp_path: Path):
+    shown = forks.run("search", *words, folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "  macs: null\n  params: null\n  latency: 0.4\n" in shown.stdout
+
+
 def test_inspect(forks: Forks, tmp_path: Path):
     run = forks.run("inspect", "resnet18", "--image-size", "64", "--json", folder=tmp_path)
     assert run.returncode == 0, run.stderr
@@ -232,20 +239,27 @@ def test_inspect_refuses(words: list[str], told: str, capsys: pytest.CaptureFixt
 
 @pytest.fixture(scope="module")
 def sweep(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Two budgets, of which the first can't be met."""
+    """Three budgets, of which the first can't be met."""
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, forks.run("search", "-m", "budget.macs=0.001,0.5", *SHORT, folder=folder, COLUMNS="120")
+    return folder, forks.run("search", "-m", "budget.macs=0.001,0.5,0.7", *SHORT, folder=folder, COLUMNS="120")
 
 
 def test_sweep_goes_on_after_a_failing_run(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
     folder, run = sweep
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
-    assert "pas: 1 of 2 runs failed; the same command does them again:\n  budget.macs=0.001 " in run.stderr
+    assert "pas: 1 of 3 runs failed; the same command does them again:\n  budget.macs=0.001 " in run.stderr
     assert "the smallest possible is" in run.stderr
-    assert len(list(folder.glob("runs/*/result.json"))) == 1
+    assert len(list(folder.glob("runs/*/result.json"))) == 2
     assert not list(folder.glob("*.log"))
     assert [path.name for path in folder.iterdir()] == ["runs"]
+
+
+def test_a_sweep_over_budgets_ends_with_its_front(sweep: tuple[Path, subprocess.CompletedProcess[str]]):
+    folder, run = sweep
+    figure = folder / re.search(r"^front: (.*)$", run.stdout, re.MULTILINE)[1]
+    assert figure.name == "repvgg_nano-digits-macs.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
 
 
 def test_table_and_paths_at_the_end(sweep: tuple[Path, subprocess.CompletedProcess[str]]):

@@ -26,6 +26,7 @@ def test_a_limit_on_latency_alone_takes_the_place_of_the_macs() -> None:
     assert vars(compose(["budget=latency"]).budget) == {"macs": None, "params": None, "latency": 0.5}
     assert vars(compose(["budget.latency=0.5", "budget.macs=0.4"]).budget) == {"macs": 0.4, "params": None, "latency": 0.5}
     assert vars(compose(["budget.latency=0.5", "budget.params=0.4"]).budget) == {"macs": None, "params": 0.4, "latency": 0.5}
+    assert compose(["budget.latency=null"]).budget.macs == 0.5
     assert [job.budget.latency for job in compose_all(["budget.latency=0.5,0.7"])] == [0.5, 0.7]
     assert [job.budget.macs for job in compose_all(["budget.latency=0.5,0.7"])] == [None, None]
 

@@ -242,6 +242,19 @@ def test_two_processes_run_as_one(alone: Path, both: Path) -> None:
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in expected], rel=0, abs=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_hold_one_latency(tmp_path: Path) -> None:
+    """One of them measures, and both land on the same widths (else they would be refused)."""
+    words = [*SHORT, f"paths.runs={tmp_path / 'runs'}", "model=repvgg_micro", "budget.latency=0.8", "cost.spread=1e9"]
+    process = together("-m", "pas", "search", *words, folder=tmp_path, PAS_CACHE=str(tmp_path / "cache"))
+    _, said = ended(process)
+    assert process.returncode == 0, said
+    result = read_result(run_folder(compose(words)))
+    assert result["environment"]["processes"] == 2
+    assert result["budget"]["kind"] == "latency"
+    assert result["budget"]["share_target"] == pytest.approx(0.8)
+
+
 def test_only_the_leader_writes(both: Path) -> None:
     above = both.parent.parent
     assert f"{both}/metrics.jsonl" in (above / "writes-0").read_text()

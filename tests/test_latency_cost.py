@@ -46,7 +46,8 @@ def test_the_sum_over_the_operators(name: str) -> None:
     for _ in range(3):
         architecture = signature.dense()
         for axis in signature.prunable:
-            architecture = architecture.keep(axis.name, rng.choice(axis.size, rng.integers(axis.size // 4 + 1, axis.size + 1), replace=False))
+            width = rng.integers(axis.size // 4 + 1, axis.size + 1)
+            architecture = architecture.keep(axis.name, rng.choice(axis.size, width, replace=False))
         mask = signature.mask(architecture)
         expected = sum(0.01 + 1e-5 * math.prod(one.kept(mask)) for one in found)
         assert cost.at(mask) == pytest.approx(NANOSECONDS * expected, rel=1e-9)

@@ -85,6 +85,28 @@ def test_report_writes_tables_and_figures(runs: Path):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_latencies_are_shares_of_what_was_measured_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two seeds of a budget of 0.6, the second measured when the machine was twice as slow, and one of 0.8: two cells. Dense latencies of
+    2, 4 and 2 ms have a mean of 8/3, of which the first cell takes (0.58 + 0.6) / 2 and the second 0.78.
+    """
+    for seed, asked, dense, share in ((0, 0.6, 2.0, 0.58), (1, 0.6, 4.0, 0.6), (0, 0.8, 2.0, 0.78)):
+        limit = {"kind": "latency", "target": asked * dense, "achieved": share * dense, "dense": dense, "open": 1.0, "relative": True}
+        limit |= {"share": share, "share_low": share - 0.01, "share_high": share + 0.01, "share_target": asked}
+        sides = {"dense": {**RESULT["dense"], "latency_ms": dense}, "searched": {**RESULT["searched"], "latency_ms": share * dense}}
+        put(tmp_path, f"pas-{asked}-s{seed}", 80.0 + seed, seed=seed, budget=limit, limits=[limit], variant=str(asked), **sides)
+    found = cells(collect(tmp_path))
+    assert [(len(cell.runs), cell.target) for cell in found] == [(1, 1.6), (2, pytest.approx(1.8))]
+    drawn: list[list[float]] = []
+    real = figures.Axes.errorbar
+    monkeypatch.setattr(figures.Axes, "errorbar", lambda axes, x, *more, **words: drawn.append(x) or real(axes, x, *more, **words))
+    names = {path.name for path in page.write(tmp_path)}
+    assert "repvgg_nano-digits-latency.png" in names
+    assert drawn == [[pytest.approx(0.78 * 8 / 3), pytest.approx(0.59 * 8 / 3)]]
+    told = table.reached(json.loads((tmp_path / "pas-0.6-s0" / "result.json").read_text())["budget"])
+    assert told == "1.2 ms, reached 1.16 (96.67% of it); measured 0.5800 of dense (0.5700 to 0.5900)"
+    assert "1.8 ms" in (tmp_path / "results.md").read_text()
+
+
 def test_splits_and_settings_are_told_apart(tmp_path: Path):
     """Two settings of one method make two lines that say which; the validation split has a table row and a figure of its own."""
     put(tmp_path, "a", 80.0, settings="aaaa1111", variant="1")

@@ -109,10 +109,11 @@ if __name__ == "__main__":
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--spread", type=float, default=0.1, help="the largest 95 %% interval of a ratio that counts as measured")
     options = parser.parse_args()
     for name in options.models:
         for batch in options.batches:
-            new = predictions(name, Conditions(batch=batch, threads=options.threads), options.count)
+            new = predictions(name, Conditions(batch=batch, threads=options.threads, spread=options.spread), options.count)
             before = [row for row in read() if (row["model"], int(row["batch"])) != (name, batch)]
             write(HERE / "prediction.csv", [{key: row[key] for key in COLUMNS} for row in [*before, *new]])
     rows = read()

@@ -17,7 +17,7 @@ from pas.cost.conditions import Conditions, Header
 from pas.cost.runtimes import Run, ready
 from pas.errors import PasError
 
-TURNS, PATIENCE = 4, 5.0
+TURNS, PATIENCE = 4, 20.0
 """A measurement that spreads too far gets so many times the runs, and at least so many seconds, before it is refused."""
 SHORT_MS, MOST_RUNS = 2.0, 50
 DEVIATIONS = 1.96
@@ -143,8 +143,8 @@ def turns(
     name, widest = _widest(times)
     if refuse and spread is not None and widest > spread:
         raise PasError(
-            f"the machine is too noisy: after {len(times[name])} runs the time of {name!r} is known to {widest:.0%} only "
-            f"({spread:.0%} is wanted). Stop what else runs, or allow a larger spread"
+            f"the machine is too noisy: after {len(times[name])} runs the time of {name!r} is known to {widest:.1%} only "
+            f"({spread:.1%} is wanted). Stop what else runs, or allow a larger spread"
         )
     header = conditions.header()
     about = vars(header) | {"versions": {**header.versions, "torch": str(torch.__version__)}}
