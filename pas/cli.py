@@ -36,6 +36,7 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
                   the front of accuracy against cost is drawn at the end
   Ctrl-C or SIGTERM saves the training at its next step and ends all of it (130 or 143); a second one ends at once
   dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
+                  (but a latency table in the cache, where latency is limited)
   --cfg job       show the configuration instead of running it
   --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster
 

@@ -110,14 +110,15 @@ def session(path: str | Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
 
 
-def session_options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int, *, alone: bool = False) -> onnxruntime.SessionOptions:
     """What all sessions have in common.
 
-    The threads of a session go to sleep when its run ends. By default they spin on for a while, on cores that the next session needs: of
-    two that take turns with two threads each on two cores, each took up to four times its time.
+    The threads of a session go to sleep when its run ends, unless it is `alone` in its time. By default they spin on for a while, on cores
+    that the next session needs: of two that take turns with two threads each on two cores, each took up to four times its time.
     """
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not alone:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only

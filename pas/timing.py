@@ -200,13 +200,12 @@ def rewarded(signature: Signature, found: Profiled) -> Mapping[str, Sequence[int
 
 
 def sub_networks(signature: Signature, ladders: Mapping[str, Sequence[int]], count: int, seed: int) -> list[Architecture]:
-    """Random sub-networks: a share of the width from a fifth to all, for each axis between a half and one and a half of that, and of its
-    ladder the rung that is nearest.
+    """Random sub-networks: shares of the width from a fifth to all, evenly spread; for each axis between a half and one and a half of that,
+    and of its ladder the rung that is nearest.
     """
     rng = np.random.default_rng(seed)
     found = []
-    for _ in range(count):
-        share = rng.uniform(0.2, 1.0)
+    for share in rng.permutation(np.linspace(0.2, 1.0, count)):
         widths = {}
         for axis in signature.prunable:
             rungs = np.array(ladders[axis.name])

@@ -101,14 +101,17 @@ def test_an_operator_that_the_table_lacks_is_an_error() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    """1, 2, 4 measured as 2.5, 4.5, 8.5: twice the sum and a half. One network gives a scale. No offset is negative: 1, 2 measured as 1, 3
-    would be 2 x - 1; with a scale alone, the shares 1 and 2/3 give (1 + 2/3) / (1 + 4/9) = 15/13.
+    """1, 2, 4 measured as 2.5, 4.5, 8.5: twice the sum and a half; as 1.5, 3.5, 7.5: a half less. One network gives a scale. 1, 2 measured
+    as 0.9, 2.9 would be 2 x - 1.1, more than half of 2 less; with a scale alone, the shares 1/0.9 and 2/2.9 give
+    (1/0.9 + 2/2.9) / (1/0.81 + 4/8.41) = 1.0533.
     """
     found = calibrate([1, 2, 4], [2.5, 4.5, 8.5])
     assert (found.scale, found.offset) == pytest.approx((2, 0.5))
     assert calibrate([2], [5]).scale == pytest.approx(2.5)
-    assert calibrate([1, 2], [1, 3]).scale == pytest.approx(15 / 13)
-    assert calibrate([1, 2], [1, 3]).offset == 0
+    found = calibrate([1, 2, 4], [1.5, 3.5, 7.5])
+    assert (found.scale, found.offset) == pytest.approx((2, -0.5))
+    assert calibrate([1, 2], [0.9, 2.9]).scale == pytest.approx((1 / 0.9 + 2 / 2.9) / (1 / 0.81 + 4 / 8.41))
+    assert calibrate([1, 2], [0.9, 2.9]).offset == 0
 
 
 def test_a_latency_moves_between_devices() -> None:

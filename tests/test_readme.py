@@ -79,13 +79,17 @@ def check(command: str, forks: Forks, workplace: Path) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("pas") and not any(word in c for word in NEEDS_DATA)])
+def heavy(command: str) -> list[pytest.MarkDecorator]:
+    """Trainings of a large network, and latency tables, are made in `-m slow` only (test_timing makes small ones)."""
+    return [pytest.mark.slow] if any(words in command for words in ("model=repvgg_a0", "budget.latency", "pas profile")) else []
+
+
+OWN = [c for c in COMMANDS if c.startswith("pas") and not any(word in c for word in NEEDS_DATA)]
+
+
+@pytest.mark.parametrize("command", [pytest.param(c, marks=heavy(c)) for c in OWN])
 def test_command(command: str, forks: Forks, workplace: Path) -> None:
     check(command, forks, workplace)
-
-
-def heavy(command: str) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] if "model=repvgg_a0" in command else []
 
 
 @pytest.mark.data
@@ -97,5 +101,5 @@ def test_command_on_real_data(command: str, forks: Forks, workplace: Path) -> No
 
 
 def test_the_readme_shows_all_verbs() -> None:
-    for verb in ("search", "inspect", "evaluate", "diff", "report"):
+    for verb in ("search", "inspect", "profile", "benchmark", "evaluate", "diff", "report"):
         assert any(command.startswith(f"pas {verb}") for command in COMMANDS)

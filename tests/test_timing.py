@@ -99,7 +99,7 @@ def test_what_a_search_holds_for_latency_comes_back() -> None:
 
 
 def test_a_search_under_latency_shrinks() -> None:
-    one = search(pas.Budget(latency=0.7))
+    one = search(pas.Budget(latency=0.8))
     steps(one, 6)
     smaller = one.shrink()
     assert smaller.architecture.widths().keys() == one.architecture.widths().keys()

@@ -65,7 +65,7 @@ def kernel_times(model: bytes, feeds: dict[str, np.ndarray], threads: int) -> li
     """What ONNX Runtime's profiler says of each kernel in every run, in ms. On a busy machine most runs are interrupted somewhere, but few
     at one kernel, so that the median of each says more than that of their sum.
     """
-    options = onnx.session_options(threads)
+    options = onnx.session_options(threads, alone=True)  # threads are awake, as in the midst of a network
     options.enable_profiling = True
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")

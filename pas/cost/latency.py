@@ -26,7 +26,9 @@ UNBLOCKED = ("grouped", "matmul", "scaled_dot_product_attention", "layer_norm")
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the sum of a table is off by: a network takes ``scale * sum + offset`` (ms)."""
+    """What the sum of a table is off by: a network takes ``scale * sum + offset`` (ms), and at least half of ``scale * sum``. An offset may
+    be negative: operators alone take a little longer to begin than among others.
+    """
 
     scale: float = 1.0
     offset: float = 0.0
@@ -54,8 +56,8 @@ class Latency:
 
         Without `both_sides` the gradient goes only to what makes a channel.
         """
-        total = self.grids(self._widths(gates, both_sides), self.which, self.blocks).sum(-1)
-        return NANOSECONDS * (self.calibration.scale * total + self.calibration.offset)
+        total = self.calibration.scale * self.grids(self._widths(gates, both_sides), self.which, self.blocks).sum(-1)
+        return NANOSECONDS * torch.maximum(total + self.calibration.offset, total / 2)
 
     def each(self, gates: Tensor) -> Tensor:
         """The time of each operator (..., O) in nanoseconds, without the offset."""
@@ -121,13 +123,13 @@ def _block(one: Operator, width: Sequence[Factor], block: int) -> int:
 
 
 def calibrate(sums: Sequence[float], measured: Sequence[float]) -> Calibration:
-    """The scale and offset with the least squared *relative* errors on networks whose sum (ms) and measured latency (ms) are known. The
-    offset of a network is never negative, and a single one gives the scale alone.
+    """The scale and offset with the least squared *relative* errors on networks whose sum (ms) and measured latency (ms) are known. A
+    negative offset takes at most half of what any of them takes without it; else, and of a single network, the scale stands alone.
     """
     x, y = np.asarray(sums, dtype=np.float64), np.asarray(measured, dtype=np.float64)
     if len(x) > 1 and np.ptp(x) > 0:
         (scale, offset), *_ = np.linalg.lstsq(np.stack([x / y, 1 / y], 1), np.ones(len(x)), rcond=None)
-        if offset >= 0 and scale > 0:
+        if scale > 0 and offset > -scale * x.min() / 2:
             return Calibration(float(scale), float(offset))
     share = x / y
     return Calibration(float(share.sum() / (share**2).sum()), 0.0)

@@ -46,5 +46,6 @@ network = pas.load("path/of/this/folder")  # a plain torch module in eval mode
 
 
 def _limit(limit: Mapping[str, Any]) -> str:
-    share = f"{limit['target'] / limit['dense']:.4g} of the dense {human(limit['dense'])}"
-    return f"{limit['kind']} at most {human(limit['target'])} ({share}), reached {human(limit['achieved'])}"
+    unit = " ms" if limit["kind"] == "latency" else ""
+    share = f"{limit['target'] / limit['dense']:.4g} of the dense {human(limit['dense'])}{unit}"
+    return f"{limit['kind']} at most {human(limit['target'])}{unit} ({share}), reached {human(limit['achieved'])}{unit}"
