@@ -11,23 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from pas import distributed
+from pas import distributed, standing
 from pas.allocate.gap import Gap, gap
 from pas.allocate.landing import Widths, land
 from pas.allocate.snapping import steps as steps_of
-from pas.amount import human
 from pas.architecture import Architecture
 from pas.axes.capture import Example
 from pas.axes.signature import Axis, Signature
+from pas.beside import Beside, timing_of_all
 from pas.budget import Budget, Limit, Limits, limits
 from pas.cost.conditions import Conditions
 from pas.cost.latency import Latency
 from pas.cost.macs import Cost, build
-from pas.cost.measure import Ratio, Timed
+from pas.cost.measure import Ratio
 from pas.criteria import Batch, Loss
 from pas.errors import PasError
 from pas.methods import DEFAULTS, Option, Problem, named
@@ -35,8 +34,8 @@ from pas.shrinking import needed, positions
 from pas.surgery.forms import settle, signature
 from pas.surgery.fuse import fuse, merged
 from pas.surgery.slice import slice
-from pas.timing import Timing, compared, timed, timing
-from pas.verify import Verified, latency_state, verify, with_latency_state
+from pas.timing import Timing
+from pas.verify import Held, Verified, latency_state, verify, with_latency_state
 
 SNAPS = ("hardware", "none")
 
@@ -103,10 +102,12 @@ class Search:
         least = tuple(min(min_width, axis.size) for axis in axes)
         self.widths = Widths(axes, least, round_to, self.signature.channels)
         self.timing: Timing | None = None
-        self._whole = None if budget.latency is None else model
-        self._dense: Timed | None = None
+        self.beside: Beside | None = None
         if budget.latency is not None:
-            self.timing = _timing(model, self.signature, conditions, table, progress)
+            on_gpu = next(model.parameters()).is_cuda
+            chosen = conditions or (Conditions("torch", device="cuda") if on_gpu else Conditions())
+            self.timing = timing_of_all(model, self.signature, chosen, table, progress or Console(stderr=True))
+            self.beside = Beside(model, self.signature, chosen)
             if snap == "hardware":
                 self.widths = replace(self.widths, snapped=steps_of(self.widths, self.timing.predicted(self.signature)))
         self.verified: Verified | None = None
@@ -156,7 +157,7 @@ class Search:
         """To be called after every step of the optimiser: masks, multiplier, revival, whatever the method needs."""
         self.method.step()
 
-    def _landed(self) -> np.ndarray:
+    def landed(self) -> np.ndarray:
         """The channels that an export would keep now, booleans over all channels."""
         if not self.method.lands:
             return self._legal(self.method.open())
@@ -168,7 +169,7 @@ class Search:
         """
         if self.timing is None:
             return None
-        if self.verified is None or not np.array_equal(self.verified.mask, self._landed()):
+        if self.verified is None or not np.array_equal(self.verified.mask, self.landed()):
             self.recall(distributed.from_leader(self._verify))
         return self.verified
 
@@ -186,27 +187,24 @@ class Search:
 
     def recall(self, record: Mapping[str, Any]) -> None:
         """Take what an earlier `verify` found, as its `record` tells it, for measured. Raises PasError when it is of other channels."""
-        self._relimit(with_latency_state(self.limits, record["limit"]))
-        mask = self._landed()
+        self.relimit(with_latency_state(self.limits, record["limit"]))
+        mask = self.landed()
         if np.flatnonzero(mask).tolist() != list(record["channels"]):
             raise PasError("what was measured of the searched network is of other channels than these gates land on: measure again")
         self.verified = Verified.of(mask, record["measured"])
 
-    def _relimit(self, limits: Limits) -> None:
+    def relimit(self, limits: Limits) -> None:
+        """Take limits on the same costs of which latency was measured anew."""
         self.limits = limits
         self.method.relimit(limits)
 
     def _landed_under(self, limits: Limits) -> np.ndarray:
-        return land(self.widths, self.method.scores(), limits.load) if self.method.lands else self._landed()
+        return land(self.widths, self.method.scores(), limits.load) if self.method.lands else self.landed()
 
     def _measured(self, mask: np.ndarray) -> tuple[Ratio, float]:
         """The latency with these channels over that of the dense network, and that in ms."""
-        assert self.timing is not None
-        if self._dense is None:
-            assert self._whole is not None
-            self._dense = timed(self._whole, self.signature, self.timing.conditions)
-        small = slice(self.backbone, self.current, self.current.architecture(mask))
-        return compared(self._dense, timed(small, self.signature, self.timing.conditions), self.timing.conditions)
+        assert self.beside is not None
+        return self.beside.share(slice(self.backbone, self.current, self.current.architecture(mask)))
 
     def _legal(self, mask: np.ndarray) -> np.ndarray:
         """The mask with the best channel of every axis that would have none."""
@@ -222,14 +220,14 @@ class Search:
         """What an export would keep now: the gates nearest to their threshold closed or reopened until the budget
         holds.
         """
-        return self.signature.architecture(self._lifted(self._landed()))
+        return self.signature.architecture(self.lifted(self.landed()))
 
     @property
     def remaining(self) -> Architecture:
         """The same in the axes of the network as it is now."""
-        return self.current.architecture(self._landed())
+        return self.current.architecture(self.landed())
 
-    def _lifted(self, mask: np.ndarray) -> np.ndarray:
+    def lifted(self, mask: np.ndarray) -> np.ndarray:
         """A mask over the channels of `current` as one over those of `signature`."""
         lifted = np.zeros(self.signature.channels, dtype=bool)
         lifted[self._origin[mask]] = True
@@ -238,7 +236,7 @@ class Search:
     def settled(self) -> nn.Module:
         """A copy of the backbone as the gates left it: what a dropped channel did to running statistics is undone."""
         backbone = copy.deepcopy(self.backbone)
-        settle(backbone, self.current, self._landed())
+        settle(backbone, self.current, self.landed())
         return backbone
 
     def slice(self) -> nn.Module:
@@ -261,7 +259,7 @@ class Search:
         make a new optimiser of its `param_groups`. Where nothing can be cut, or the network's own code holds numbers of
         channels that would be stale, this very search comes back.
         """
-        keep = needed(self.widths, self._landed(), ~self.method.hopeless(), self.method.scores())
+        keep = needed(self.widths, self.landed(), ~self.method.hopeless(), self.method.scores())
         if keep.all():
             return self
         backbone = copy.deepcopy(self.backbone)
@@ -297,32 +295,16 @@ class Search:
         return self.timing.predicted(signature).calibrated(limit.cost.calibration)
 
     def report(self) -> dict[str, Any]:
-        """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels
-        cost (`open`), latencies in ms and, once `verify` has measured it, with the share of the dense latency; the gates that the export
-        would close or reopen; widths; the axes that stay whole, and why.
-        """
-        mask = self._landed()
-        now = self.method.open()
-        measured = self.verified is not None and np.array_equal(self.verified.mask, mask)
+        """What the search has reached; see `pas.standing.report`."""
+        return standing.report(self)
 
-        def costs(limit: Limit) -> dict[str, float]:
-            return {"target": limit.target, "achieved": limit.cost.at(mask), "dense": limit.dense, "open": limit.cost.at(now)}
+    def numbers(self) -> dict[str, float]:
+        """How far the search is; see `pas.standing.numbers`."""
+        return standing.numbers(self)
 
-        return {
-            "budget": [
-                {
-                    "kind": limit.kind,
-                    **{name: limit.told(value) for name, value in costs(limit).items()},
-                    "relative": limit.relative,
-                    **(self.verified.as_dict() if measured and self.verified and limit.kind == "latency" else {}),
-                }
-                for limit in self.limits.each
-            ],
-            "closed_by_export": int((now & ~mask).sum()),
-            "reopened_by_export": int((~now & mask).sum()),
-            "widths": self.signature.architecture(self._lifted(mask)).widths(),
-            "frozen": {axis.name: axis.frozen for axis in self.signature.axes if not axis.prunable},
-        }
+    def status(self) -> dict[str, str]:
+        """`numbers` in a few words, for a progress bar."""
+        return standing.status(self)
 
     def optimality(self) -> Gap | None:
         """What the widths of an export reach against the best ones within the budget, by the importances that the method ends with.
@@ -330,27 +312,7 @@ class Search:
         None for a method without importances, and for networks in which too many axes meet.
         """
         worth = self.method.importance()
-        return None if worth is None else gap(self.current, self.widths, worth, self._landed(), self.limits)
-
-    def numbers(self) -> dict[str, float]:
-        """How far the search is: open channels, and per limit the cost of the open channels and that of an export
-        now.
-        """
-        now, landed = self.method.open(), self._landed()
-        found: dict[str, float] = {"open": int(now[self.method.problem.free].sum())}
-        for limit in self.limits.each:
-            found[limit.kind] = limit.told(limit.cost.at(now))
-            found[f"export_{limit.kind}"] = limit.told(limit.cost.at(landed))
-        return found
-
-    def status(self) -> dict[str, str]:
-        """`numbers` in a few words, for a progress bar."""
-        numbers = self.numbers()
-        words = {"open": f"{numbers['open']}/{len(self.method.problem.free)}"}
-        for limit in self.limits.each:
-            words[limit.kind] = f"{human(numbers[limit.kind])} of {human(limit.told(limit.target))}"
-            words["export"] = human(numbers[f"export_{limit.kind}"])
-        return words
+        return None if worth is None else gap(self.current, self.widths, worth, self.landed(), self.limits)
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Everything that a resumed search needs: the network with its gates, and the method's state."""
@@ -375,32 +337,6 @@ class Search:
             Held(self).load_state_dict(state["latency"])
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
-
-
-class Held:
-    """The part of a search's state that says what it takes latency to be."""
-
-    def __init__(self, search: Search) -> None:
-        self.search = search
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Target and calibration, as tensors."""
-        return {name: torch.tensor(number, dtype=torch.float64) for name, number in latency_state(self.search.limits).items()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
-        numbers = {name: float(number) for name, number in state.items()}
-        self.search._relimit(with_latency_state(self.search.limits, numbers))
-
-
-def _timing(
-    model: nn.Module, signature: Signature, conditions: Conditions | None, table: Path | None, progress: Console | None
-) -> Timing:
-    """The network's latency, measured by one process for all."""
-    on_gpu = next(model.parameters()).is_cuda
-    chosen = conditions or (Conditions("torch", device="cuda") if on_gpu else Conditions())
-    found = distributed.from_leader(lambda: timing(model, signature, chosen, table, progress or Console(stderr=True)).as_dict())
-    return Timing.of(found, signature, chosen)
 
 
 def _searched(signature: Signature, keep: tuple[str, ...]) -> tuple[Axis, ...]:

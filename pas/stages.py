@@ -25,13 +25,14 @@ from pas.keys import dense_key
 from pas.methods import named
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
-from pas.search import Held, Search
+from pas.search import Search
 from pas.setting import Setting
 from pas.surgery.fuse import fuse
 from pas.tasks import classification
 from pas.train.checkpoint import random_state, set_random_state
 from pas.train.loop import Loss, fit
 from pas.train.recipe import Recipe, weight_groups
+from pas.verify import Held
 
 
 def prepare(setting: Setting, start: Architecture | None) -> Parent:

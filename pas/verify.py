@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pas.budget import Limit, Limits
 from pas.cost.latency import Calibration, Latency
@@ -128,3 +130,27 @@ def with_latency_state(limits: Limits, state: Mapping[str, float]) -> Limits:
     cost = limit.cost.calibrated(Calibration(float(state["scale"]), float(state["offset"])))
     now = replace(limit, cost=cost, target=float(state["target"]), dense=round(float(state["dense"])))
     return Limits(tuple(now if one is limit else one for one in limits.each))
+
+
+class Limited(Protocol):
+    """What has limits that can be replaced: a search."""
+
+    limits: Limits
+
+    def relimit(self, limits: Limits) -> None:
+        """Take limits on the same costs of which latency was measured anew."""
+
+
+class Held:
+    """The part of a search's state that says what it takes latency to be."""
+
+    def __init__(self, search: Limited) -> None:
+        self.search = search
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Target and calibration, as tensors."""
+        return {name: torch.tensor(number, dtype=torch.float64) for name, number in latency_state(self.search.limits).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        self.search.relimit(with_latency_state(self.search.limits, {name: float(number) for name, number in state.items()}))

@@ -104,7 +104,7 @@ def test_a_search_under_latency_shrinks() -> None:
     smaller = one.shrink()
     assert smaller.architecture.widths().keys() == one.architecture.widths().keys()
     target = one.limits.each[0].target
-    assert smaller.limits.each[0].cost.at(smaller._landed()) <= target
+    assert smaller.limits.each[0].cost.at(smaller.landed()) <= target
 
 
 def test_refusals(tmp_path: Path) -> None:
