@@ -40,7 +40,7 @@ def test_folder_of_a_run(tmp_path: Path):
     with open_run(config) as run:
         assert run.folder == run_folder(config) == tmp_path / run_key(config)
         assert run.finished() is None
-        assert yaml.safe_load((run.folder / "config.yaml").read_text())["budget"] == {"macs": 0.5, "params": None}
+        assert yaml.safe_load((run.folder / "config.yaml").read_text())["budget"] == {"macs": 0.5, "params": None, "latency": None}
         run.write_json("result.json", RESULT)
         assert run.finished() == RESULT
     assert not list(tmp_path.rglob("*.tmp"))

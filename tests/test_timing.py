@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.usefixtures("exporter", "patient"), pytest.mark.no_cov
 
 X = torch.zeros(1, 1, 32, 32)
 NOISE = 1e9
-HERE, TWO = Conditions(spread=NOISE), Conditions(batch=2, spread=NOISE)
+HERE, OTHER = Conditions(batch=32, spread=NOISE), Conditions(batch=2, spread=NOISE)  # of one image most is no matter of widths
 SHORT = ("train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "data.subset=64", "hardware=cpu", "cost.repeats=3",
-         "cost.spread=1e9")  # fmt: skip
+         "cost.spread=1e9", "cost.batch=32")  # fmt: skip
 
 
 def dense() -> nn.Module:
@@ -122,8 +122,8 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(PasError, match="the table has no conv"):
         search(pas.Budget(latency=0.8), table=empty)
     profile(pas.signature(dense(), X), HERE, default_path(HERE), None)
-    with pytest.raises(PasError, match=r"is of .* batch 1, 1 thread; this is .* batch 2, 1 thread"):
-        search(pas.Budget(latency=0.8), table=default_path(HERE), conditions=TWO)
+    with pytest.raises(PasError, match=r"is of .* batch 32, 1 thread; this is .* batch 2, 1 thread"):
+        search(pas.Budget(latency=0.8), table=default_path(HERE), conditions=OTHER)
 
 
 class _Two(nn.Module):
@@ -211,9 +211,9 @@ def test_profile_and_benchmark_say_what_they_measured(capsys: pytest.CaptureFixt
     assert ended.value.code == 2
     assert "pas benchmark BUNDLE_OR_MODEL" in capsys.readouterr().err
     wanted = Wanted("repvgg_micro", image_size=32, num_classes=10, in_chans=1)
-    made = profiling.profile(wanted, TWO, tmp_path / "own.jsonl", Console(quiet=True))
+    made = profiling.profile(wanted, OTHER, tmp_path / "own.jsonl", Console(quiet=True))
     assert made.path == tmp_path / "own.jsonl"
-    assert timing(dense(), made.signature, TWO, made.path).dense_ms == made.timing.dense_ms
+    assert timing(dense(), made.signature, OTHER, made.path).dense_ms == made.timing.dense_ms
 
 
 def test_a_run_under_latency_and_its_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

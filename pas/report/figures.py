@@ -128,7 +128,7 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
     whole = [run for cell in group for run in cell.runs]
     dense = sum(run.result["dense"][name] for run in whole) / len(whole)
     for colour, method in zip(_cycle(len(methods)), methods, strict=True):
-        points = sorted((cell for cell in group if cell.label == method), key=lambda cell: cell.target)
+        points = sorted((cell for cell in group if cell.label == method), key=lambda cell: cell.cost(dense))
         cost = [cell.cost(dense) for cell in points]
         top1 = [cell.mean("searched", "top1") for cell in points]
         label = f"{method} ({_seeds(points)})"
