@@ -30,10 +30,11 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
 
   KEY=VALUE sets any value: budget.macs=0.3  seed=1  train.search.epochs=4  options.round_to=8
   budget=params budget.params="50 k"  sets parameters instead of MACs; with budget.macs beside it, both hold
-  budget.latency="8 ms"   what a batch may take here (or a share of the dense latency), as measured on the exported network, instead
-                  of MACs; cost.runtime, batch and threads say how. cost.table=FILE takes a table of pas profile; else it is made first
-  -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one. Of several budgets
-                  the front of accuracy against cost is drawn at the end
+  budget.latency="8 ms"  what a batch may take here (or a share of the dense latency), as measured on the exported
+                  network, instead of MACs; cost.runtime, batch and threads say how. cost.table=FILE takes a table of
+                  pas profile; without one it is made first
+  -m, --multirun  a run for every combination of the values, one after the other; goes on after a failing one. Of
+                  several budgets the front of accuracy against cost is drawn at the end
   Ctrl-C or SIGTERM saves the training at its next step and ends all of it (130 or 143); a second one ends at once
   dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
                   (but a latency table in the cache, where latency is limited)

@@ -281,7 +281,8 @@ def test_finished_run_is_shown_at_once(sweep: tuple[Path, subprocess.CompletedPr
     assert written() == files
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
-    assert again.stdout == before.stdout
+    assert again.stdout in before.stdout
+    assert "bundle: " in again.stdout
 
 
 def test_evaluate_and_report_a_finished_run(forks: Forks, sweep: tuple[Path, subprocess.CompletedProcess[str]]):
