@@ -32,9 +32,9 @@ def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
         return {"dense": fuse(model.eval())}, example
     backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
     shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
-    own = [None if wanted.entry is None else models.from_entry(wanted.entry, {**shape, **backbone.args}) for _ in range(2)]
-    dense, searched = bundle.dense_of(folder, model=own[0]), bundle.load(folder, model=own[1])
-    return {"dense": fuse(dense), "searched": searched}, backbone.example()
+    own = None if wanted.entry is None else models.from_entry(wanted.entry, {**shape, **backbone.args})
+    dense = bundle.dense_of(folder, model=own)
+    return {"dense": fuse(dense), "searched": bundle.load(folder, model=dense)}, backbone.example()
 
 
 def benchmark(wanted: Wanted, conditions: Conditions, *, repeats: int) -> dict[str, Latency]:

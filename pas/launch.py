@@ -21,7 +21,7 @@ from pas.config import Config
 from pas.errors import AloneError, PasError, told
 from pas.keys import run_key
 from pas.report import table
-from pas.result import read_result
+from pas.result import FILE, read_result
 from pas.runs import run_folder
 
 
@@ -134,17 +134,15 @@ def _plan(config: Config) -> None:
 
 
 def _fronts(jobs: Sequence[Config]) -> None:
-    """Draw accuracy against cost over the runs of a sweep that has several budgets."""
+    """Draw accuracy against cost over the finished runs of a sweep that has several budgets."""
+    if all(job.budget == jobs[0].budget for job in jobs):
+        return
     from pas.report import page
     from pas.report.collect import read
 
-    done = [read(run_folder(job)) for job in jobs if read_result(run_folder(job)) is not None]
-    for path in page.fronts(Path(jobs[0].paths.runs), done) if len({_budget(job) for job in jobs}) > 1 else ():
+    finished = [folder for folder in map(run_folder, jobs) if (folder / FILE).exists()]
+    for path in page.fronts(Path(jobs[0].paths.runs), [read(folder) for folder in finished]):
         print(f"front: {path}")
-
-
-def _budget(job: Config) -> str:
-    return str(vars(job.budget))
 
 
 def _plan_all(jobs: Sequence[Config]) -> int:

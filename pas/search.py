@@ -295,16 +295,28 @@ class Search:
         return self.timing.predicted(signature).calibrated(limit.cost.calibration)
 
     def report(self) -> dict[str, Any]:
-        """What the search has reached; see `pas.standing.report`."""
-        return standing.report(self)
+        """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels
+        cost (`open`), latencies in ms and, once `verify` has measured it, with the share of the dense latency; the gates that the export
+        would close or reopen; widths; the axes that stay whole, and why.
+        """
+        mask, now = self.landed(), self.method.open()
+        return {
+            "budget": standing.limit_rows(self.limits, mask, now, self.verified),
+            "closed_by_export": int((now & ~mask).sum()),
+            "reopened_by_export": int((~now & mask).sum()),
+            "widths": self.signature.architecture(self.lifted(mask)).widths(),
+            "frozen": {axis.name: axis.frozen for axis in self.signature.axes if not axis.prunable},
+        }
 
     def numbers(self) -> dict[str, float]:
-        """How far the search is; see `pas.standing.numbers`."""
-        return standing.numbers(self)
+        """How far the search is: open channels, and per limit the cost of the open channels and that of an export now (latencies in ms)."""
+        now = self.method.open()
+        return {"open": int(now[self.method.problem.free].sum()), **standing.costs_now(self.limits, self.landed(), now)}
 
     def status(self) -> dict[str, str]:
         """`numbers` in a few words, for a progress bar."""
-        return standing.status(self)
+        numbers = self.numbers()
+        return {"open": f"{numbers['open']}/{len(self.method.problem.free)}", **standing.in_words(self.limits, numbers)}
 
     def optimality(self) -> Gap | None:
         """What the widths of an export reach against the best ones within the budget, by the importances that the method ends with.

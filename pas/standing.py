@@ -1,55 +1,43 @@
-"""How a search stands: what it has reached, in numbers and in words."""
+"""How a search stands: what its limits have come to, in numbers and in words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pas.amount import human
-from pas.budget import Limit
-
-if TYPE_CHECKING:
-    from pas.search import Search
+from pas.budget import Limit, Limits
+from pas.verify import Verified
 
 
-def report(search: Search) -> dict[str, Any]:
-    """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels cost
-    (`open`), latencies in ms and, once they were measured, with the share of the dense latency; the gates that the export would close or
-    reopen; widths; the axes that stay whole, and why.
+def limit_rows(limits: Limits, landed: np.ndarray, now: np.ndarray, verified: Verified | None) -> list[dict[str, Any]]:
+    """Per limit the target, what an export would cost, the dense cost, and what the open channels cost (`open`), latencies in ms and, once
+    these channels were measured, with the share of the dense latency. `landed`, `now`: the channels of an export and the open ones (C,).
     """
-    mask, now = search.landed(), search.method.open()
-    measured = search.verified if search.verified is not None and np.array_equal(search.verified.mask, mask) else None
+    measured = verified is not None and np.array_equal(verified.mask, landed)
 
-    def of(limit: Limit) -> dict[str, Any]:
-        costs = {"target": limit.target, "achieved": limit.cost.at(mask), "dense": limit.dense, "open": limit.cost.at(now)}
+    def row(limit: Limit) -> dict[str, Any]:
+        costs = {"target": limit.target, "achieved": limit.cost.at(landed), "dense": limit.dense, "open": limit.cost.at(now)}
         found = {"kind": limit.kind, **{name: limit.told(value) for name, value in costs.items()}, "relative": limit.relative}
-        return {**found, **(measured.as_dict() if measured is not None and limit.kind == "latency" else {})}
+        return {**found, **(verified.as_dict() if measured and verified and limit.kind == "latency" else {})}
 
-    return {
-        "budget": [of(limit) for limit in search.limits.each],
-        "closed_by_export": int((now & ~mask).sum()),
-        "reopened_by_export": int((~now & mask).sum()),
-        "widths": search.signature.architecture(search.lifted(mask)).widths(),
-        "frozen": {axis.name: axis.frozen for axis in search.signature.axes if not axis.prunable},
-    }
+    return [row(limit) for limit in limits.each]
 
 
-def numbers(search: Search) -> dict[str, float]:
-    """How far the search is: open channels, and per limit the cost of the open channels and that of an export now (latencies in ms)."""
-    now, landed = search.method.open(), search.landed()
-    found: dict[str, float] = {"open": int(now[search.method.problem.free].sum())}
-    for limit in search.limits.each:
+def costs_now(limits: Limits, landed: np.ndarray, now: np.ndarray) -> dict[str, float]:
+    """Per limit the cost of the open channels and that of an export now (latencies in ms)."""
+    found: dict[str, float] = {}
+    for limit in limits.each:
         found[limit.kind] = limit.told(limit.cost.at(now))
         found[f"export_{limit.kind}"] = limit.told(limit.cost.at(landed))
     return found
 
 
-def status(search: Search) -> dict[str, str]:
-    """`numbers` in a few words, for a progress bar."""
-    known = numbers(search)
-    words = {"open": f"{known['open']}/{len(search.method.problem.free)}"}
-    for limit in search.limits.each:
-        words[limit.kind] = f"{human(known[limit.kind])} of {human(limit.told(limit.target))}"
-        words["export"] = human(known[f"export_{limit.kind}"])
+def in_words(limits: Limits, costs: dict[str, float]) -> dict[str, str]:
+    """What `costs_now` gave beside the targets, for a progress bar."""
+    words = {}
+    for limit in limits.each:
+        words[limit.kind] = f"{human(costs[limit.kind])} of {human(limit.told(limit.target))}"
+        words["export"] = human(costs[f"export_{limit.kind}"])
     return words

@@ -6,7 +6,8 @@ import copy
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ from torch import Tensor, nn
 from pas.allocate.landing import Widths
 from pas.allocate.snapping import steps
 from pas.architecture import Architecture
-from pas.axes.capture import Example
 from pas.axes.signature import Signature
 from pas.cost.conditions import Conditions
-from pas.cost.latency import NANOSECONDS, Calibration, Latency, build, calibrate
+from pas.cost.latency import NANOSECONDS, Calibration, Latency, calibrate
 from pas.cost.measure import Ratio, Timed, prepared, ratio, turns
 from pas.cost.operators import operators
-from pas.cost.profile import Profiled, default_path, locked, profile
+from pas.cost.profile import Profiled, default_path, locked, profile, summed
 from pas.cost.table import BLOCK, Axes, Network, Table, Writer, points, wanted
 from pas.errors import PasError
 from pas.progress import Bar
@@ -62,12 +62,11 @@ class Timing:
 
     def predicted(self, signature: Signature) -> Latency:
         """The predicted latency of the network, or of one that was cut out of it, in nanoseconds."""
-        return build(signature, self.table.grids(self.axes), self.block).calibrated(self.calibration)
+        return summed(self.table, self.axes, signature).calibrated(self.calibration)
 
     def cost(self, signature: Signature) -> Latency:
         """The same, slower by the margin: what a budget limits."""
-        calibration = self.calibration
-        return self.predicted(signature).calibrated(Calibration(calibration.scale * MARGIN, calibration.offset * MARGIN))
+        return self.predicted(signature).calibrated(self.calibration.times(MARGIN))
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, of which `of` makes the same again."""
@@ -103,16 +102,12 @@ def timed(model: nn.Module, signature: Signature, conditions: Conditions) -> Tim
 
 
 def image_of(signature: Signature) -> Tensor:
-    """The example of a signature on the CPU. Raises PasError for a network of several inputs, which is not timed."""
-    return one_tensor(signature.example).cpu()
-
-
-def one_tensor(example: Example) -> Tensor:
-    """The only tensor of an example. Raises PasError for several, or a dict: networks with several inputs are not timed."""
+    """The only tensor of a signature's example, on the CPU. Raises PasError for several, or a dict: such networks are not timed."""
+    example = signature.example
     inputs = example if isinstance(example, tuple) else (example,)
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor):
         raise PasError("latency: networks of one tensor can be timed, not those of several inputs or keywords")
-    return inputs[0]
+    return inputs[0].cpu()
 
 
 def timing(
@@ -140,14 +135,12 @@ def _timing(
     model: nn.Module, signature: Signature, conditions: Conditions, path: Path, console: Console | None, *, measure: bool
 ) -> Timing:
     found = profile(signature, conditions, path, console, measure=measure)
-    grids = found.table.grids(found.axes)
+    cost = summed(found.table, found.axes, signature)
     known = calibrating(model, signature, conditions, found, console)
     dense_ms = statistics.median(one.dense_ms for one in known)
-    block = max(found.table.block, 1)
-    cost = build(signature, grids, block)
-    everything = signature.dense()
-    sums = [_sum(cost, signature, architecture(signature, one.widths)) for one in known]
-    calibration = calibrate([*sums, _sum(cost, signature, everything)], [*(one.share * dense_ms for one in known), dense_ms])
+    networks = [*(architecture(signature, one.widths) for one in known), signature.dense()]
+    sums = [cost.at(signature.mask(one)) / NANOSECONDS for one in networks]
+    calibration = calibrate(sums, [*(one.share * dense_ms for one in known), dense_ms])
     return Timing(conditions, found.table, found.axes, calibration, dense_ms)
 
 
@@ -160,14 +153,11 @@ def calibrating(
     if len(known) >= SAMPLES:
         return known[:SAMPLES]
     drawn = sub_networks(signature, rewarded(signature, found), SAMPLES, seed=0)[len(known) :]
-    writer = Writer(found.path, found.table.header)
-    try:
+    with closing(Writer(found.path, found.table.header)) as writer:
         for network in shares(model, signature, drawn, conditions, console):
             writer.network(network)
             found.table.networks.append(network)
             known.append(network)
-    finally:
-        writer.close()
     return known
 
 
@@ -175,7 +165,7 @@ def shares(
     model: nn.Module, signature: Signature, drawn: Sequence[Architecture], conditions: Conditions, console: Console | None
 ) -> list[Network]:
     """The share of the whole network's latency that sub-networks take, measured in turns with it."""
-    dense = timed(model, signature, conditions)
+    dense, name = timed(model, signature, conditions), digest(signature)
     found: list[Network] = []
     with Bar("calibrate", len(drawn), 0, console) as bar:
         for first in range(0, len(drawn), AT_ONCE):
@@ -184,10 +174,9 @@ def shares(
             for number, one in enumerate(chunk):
                 runs[f"sub-network {number}"] = timed(slice(model, signature, one), signature, conditions)
             times = turns(runs, conditions, repeats=rounds(dense), warmup=WARMUP, spread=conditions.spread)
-            for one, (name, its) in zip(chunk, list(times.items())[1:], strict=True):
-                del name
-                share = ratio(its, times["dense"]).median
-                found.append(Network(digest(signature), one.widths(), round(share, 6), round(times["dense"].median_ms, 6)))
+            beside, *others = times.values()
+            for one, its in zip(chunk, others, strict=True):
+                found.append(Network(name, one.widths(), round(ratio(its, beside).median, 6), round(beside.median_ms, 6)))
             bar.update(len(found), {"last": f"{found[-1].share:.3f} of the dense {found[-1].dense_ms:.3g} ms"})
     return found
 
@@ -195,8 +184,8 @@ def shares(
 def rewarded(signature: Signature, found: Profiled) -> Mapping[str, Sequence[int]]:
     """Of each axis the widths that the device rewards."""
     widths = Widths(signature.prunable, (1,) * len(signature.prunable), 1, signature.channels)
-    cost = build(signature, found.table.grids(found.axes), max(found.table.block, 1))
-    return {axis.name: rungs for axis, rungs in zip(signature.prunable, steps(widths, cost), strict=True)}
+    rungs = steps(widths, summed(found.table, found.axes, signature))
+    return {axis.name: its for axis, its in zip(signature.prunable, rungs, strict=True)}
 
 
 def sub_networks(signature: Signature, ladders: Mapping[str, Sequence[int]], count: int, seed: int) -> list[Architecture]:
@@ -227,8 +216,3 @@ def digest(signature: Signature) -> str:
     runs = [(str(one.key), one.place, one.dense()) for one in operators(signature)]
     words = [*((axis.name, axis.size) for axis in signature.axes), *runs, tuple(image_of(signature).shape[1:])]
     return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
-
-
-def _sum(cost: Latency, signature: Signature, one: Architecture) -> float:
-    """The sum of the table for a sub-network, in ms."""
-    return replace(cost, calibration=Calibration()).at(signature.mask(one)) / NANOSECONDS

@@ -101,7 +101,6 @@ def latency_of(limits: Limits) -> Limit:
 def corrected(limits: Limits, found: Verified) -> Limits:
     """The limits as a measurement has them: these channels take what they took, and all others in proportion."""
     limit = latency_of(limits)
-    assert isinstance(limit.cost, Latency)
     took = found.share.median / found.target * limit.target
     return slower(limits, MARGIN * took / limit.cost.at(found.mask))
 
@@ -109,27 +108,30 @@ def corrected(limits: Limits, found: Verified) -> Limits:
 def slower(limits: Limits, factor: float) -> Limits:
     """The limits with a prediction of latency that is so many times what it was."""
     limit = latency_of(limits)
-    assert isinstance(limit.cost, Latency)
-    before = limit.cost.calibration
-    cost = limit.cost.calibrated(Calibration(before.scale * factor, before.offset * factor))
-    return Limits(tuple(replace(one, cost=cost) if one is limit else one for one in limits.each))
+    return _with(limits, limit, _cost(limit).calibration.times(factor))
 
 
 def latency_state(limits: Limits) -> dict[str, float]:
     """What a search takes latency to be: target and dense latency in ns, and the prediction's scale and offset."""
     limit = latency_of(limits)
-    assert isinstance(limit.cost, Latency)
-    calibration = limit.cost.calibration
-    return {"target": limit.target, "dense": limit.dense, "scale": calibration.scale, "offset": calibration.offset}
+    return {"target": limit.target, "dense": limit.dense, **vars(_cost(limit).calibration)}
 
 
 def with_latency_state(limits: Limits, state: Mapping[str, float]) -> Limits:
     """The limits with what `latency_state` gave."""
-    limit = latency_of(limits)
+    limit = replace(latency_of(limits), target=float(state["target"]), dense=round(float(state["dense"])))
+    return _with(limits, limit, Calibration(float(state["scale"]), float(state["offset"])))
+
+
+def _cost(limit: Limit) -> Latency:
     assert isinstance(limit.cost, Latency)
-    cost = limit.cost.calibrated(Calibration(float(state["scale"]), float(state["offset"])))
-    now = replace(limit, cost=cost, target=float(state["target"]), dense=round(float(state["dense"])))
-    return Limits(tuple(now if one is limit else one for one in limits.each))
+    return limit.cost
+
+
+def _with(limits: Limits, limit: Limit, calibration: Calibration) -> Limits:
+    """The limits with this one on latency, and its cost calibrated so."""
+    now = replace(limit, cost=_cost(limit).calibrated(calibration))
+    return Limits(tuple(now if one.kind == limit.kind else one for one in limits.each))
 
 
 class Limited(Protocol):

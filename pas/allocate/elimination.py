@@ -42,7 +42,7 @@ class Bound:
 
 def best(problem: Problem, price: float) -> tuple[int, ...]:
     """The choice of each axis with the largest ``value - price * cost``. Raises PasError when that would take a table that is too large."""
-    tables: list[Table] = [((a,), value) for a, value in enumerate(problem.values)] 
+    tables: list[Table] = [((a,), value) for a, value in enumerate(problem.values)]
     tables += [(scope, -price * table) for scope, table in problem.cost.tables]
     order, left = [], set(range(len(problem.values)))
     argmax: dict[int, Table] = {}

@@ -36,11 +36,6 @@ class Latency(Header):
     runs: int
     times: tuple[float, ...] = field(repr=False)
 
-    @property
-    def spread(self) -> float:
-        """The interval of the median as a share of it."""
-        return (self.high_ms - self.low_ms) / self.median_ms
-
     def as_dict(self) -> dict[str, object]:
         """All but the single times."""
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "times"}

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pas.axes.signature import Signature
 from pas.cost.conditions import Conditions
 from pas.cost.grid import envelope
 from pas.cost.kernels import milliseconds
+from pas.cost.latency import Latency, build
 from pas.cost.measure import torch_threads
 from pas.cost.operators import Key, operators
 from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, begun, matching, points, wanted
@@ -56,6 +57,11 @@ class Profiled:
     axes: Axes
 
 
+def summed(table: Table, axes: Axes, signature: Signature) -> Latency:
+    """The sum of a table over a network's operators, not calibrated. Raises PasError for what the table doesn't have."""
+    return build(signature, table.grids(axes), max(table.block, 1))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Nobody else measures for a table meanwhile; who comes second waits, and finds what the first one wrote."""
@@ -83,9 +89,8 @@ def profile(signature: Signature, conditions: Conditions, path: Path, console: C
             table.block = _block(lambda width: _probe_ms(conditions, width, threads=1))
         with torch_threads(conditions.threads):
             table.reference_ms = round(min(_probe_ms(conditions) for _ in range(PROBES)), 6)
-        writer = Writer(path, table.header)
-        writer.runtime(table.block, table.reference_ms)
-        writer.close()
+        with closing(Writer(path, table.header)) as writer:
+            writer.runtime(table.block, table.reference_ms)
     axes = wanted(operators(signature), signature, max(table.block, BLOCK))
     missing = [(key, widths) for key, widths in points(axes) if not table.has(key, widths)]
     if missing and measure:
@@ -95,20 +100,18 @@ def profile(signature: Signature, conditions: Conditions, path: Path, console: C
 
 def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Conditions, path: Path, console: Console | None) -> None:
     order = np.random.default_rng(0).permutation(len(missing))  # the large among the small, so that the time left is told well
-    writer = Writer(path, table.header)
-    try:
-        with torch_threads(conditions.threads), Bar("profile", len(missing), 0, console) as bar:
-            for first in range(0, len(missing), CHUNK):
-                chunk = [missing[i] for i in order[first : first + CHUNK]]
-                passes = [[_beside_reference(key, widths, conditions, table) for key, widths in chunk] for _ in range(PASSES)]
-                for (key, widths), times in zip(chunk, zip(*passes, strict=True), strict=True):
-                    ms, iqr = (max(round(value, 6), least) for value, least in zip(sorted(times)[PASSES // 2], (1e-6, 0), strict=True))
-                    table.add(key, widths, ms)
-                    writer.add(key, widths, ms, iqr)
-                if bar.due() or first + CHUNK >= len(missing):
-                    bar.update(min(first + CHUNK, len(missing)), {"last": f"{key}, {ms:.3g} ms"})
-    finally:
-        writer.close()
+    bar = Bar("profile", len(missing), 0, console)
+    with torch_threads(conditions.threads), closing(Writer(path, table.header)) as writer, bar:
+        for first in range(0, len(missing), CHUNK):
+            chunk = [missing[i] for i in order[first : first + CHUNK]]
+            passes = [[_beside_reference(key, widths, conditions, table) for key, widths in chunk] for _ in range(PASSES)]
+            for (key, widths), times in zip(chunk, zip(*passes, strict=True), strict=True):
+                middle, iqr = sorted(times)[PASSES // 2]
+                ms = max(round(middle, 6), 1e-6)  # as the file has it; none is zero
+                table.add(key, widths, ms)
+                writer.add(key, widths, ms, round(iqr, 6))
+            if bar.due() or first + CHUNK >= len(missing):
+                bar.update(min(first + CHUNK, len(missing)), {"last": f"{key}, {ms:.3g} ms"})
 
 
 def _beside_reference(key: Key, widths: Widths, conditions: Conditions, table: Table) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,20 +36,16 @@ class Tabulated:
 
 def of_polynomial(polynomial: Polynomial, choices: Choices) -> Tabulated:
     """MACs or parameters. Raises PasError when too many axes meet in one product."""
-    found: dict[tuple[int, ...], np.ndarray] = {}
-    for monomial, coefficient in polynomial.terms.items():
-        scope = tuple(dict.fromkeys(monomial))
-        table = coefficient * _value(monomial, 1.0, scope, choices)
-        found[scope] = found[scope] + table if scope in found else table
-    constant = float(found.pop((), 0.0))
-    return Tabulated(constant, tuple(found.items()))
+    scopes = [tuple(dict.fromkeys(monomial)) for monomial in polynomial.terms]
+    terms = zip(scopes, polynomial.terms.items(), strict=True)
+    return _collected(0.0, ((scope, _value(monomial, coefficient, scope, choices)) for scope, (monomial, coefficient) in terms))
 
 
 def of_latency(latency: Latency, signature: Signature, choices: Choices) -> Tabulated:
     """The predicted latency. Raises PasError when too many axes meet in one operator."""
     counts = [*counted(latency.counts, signature), {(): 1.0}]
-    constant = NANOSECONDS * latency.calibration.offset
-    found: dict[tuple[int, ...], np.ndarray] = {}
+    unit = NANOSECONDS * latency.calibration.scale
+    tables: list[Table] = []
     for o in range(len(latency.which)):
         widths: list[dict[Monomial, float]] = []
         for factors, size in zip(latency.factors[o].tolist(), latency.sizes[o].tolist(), strict=True):
@@ -61,10 +57,16 @@ def of_latency(latency: Latency, signature: Signature, choices: Choices) -> Tabu
         arrays = [sum(_value(m, c, scope, choices) for m, c in width.items()) for width in widths]
         stacked = torch.from_numpy(np.stack(np.broadcast_arrays(*arrays), -1)[..., None, :].astype(np.float64))
         ms = latency.grids(stacked, latency.which[o : o + 1], latency.blocks[o : o + 1])[..., 0].numpy()
-        table = NANOSECONDS * latency.calibration.scale * ms
+        tables.append((scope, unit * ms))
+    return _collected(NANOSECONDS * latency.calibration.offset, tables)
+
+
+def _collected(constant: float, tables: Iterable[Table]) -> Tabulated:
+    """The sum of a constant and of tables, of which those over the same axes become one, and those over none part of the constant."""
+    found: dict[tuple[int, ...], np.ndarray] = {}
+    for scope, table in tables:
         found[scope] = found[scope] + table if scope in found else table
-    constant += float(found.pop((), 0.0))
-    return Tabulated(constant, tuple(found.items()))
+    return Tabulated(constant + float(found.pop((), 0.0)), tuple(found.items()))
 
 
 def _value(monomial: Monomial, coefficient: float, scope: tuple[int, ...], choices: Choices) -> np.ndarray:

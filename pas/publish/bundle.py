@@ -140,15 +140,14 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     Raises PasError when the folder is not a bundle, is damaged, or its backbone is unknown.
     """
     folder = Path(folder)
-    about = read_config(folder)["pas"]
-    backbone = Backbone(**about["backbone"])
+    backbone, graph = _origin(folder, model)
     weights = folder / "model.safetensors"
     architecture, content = architecture_of(folder), read_file(folder, weights.name)
     try:
-        dense = _dense(folder, backbone, model, about)
+        dense = _dense(backbone, graph, model)
         network = fuse(slice(dense, signature(dense, backbone.example()), architecture))
     except PasError as error:
-        raise error if str(folder) in str(error) else PasError(f"{folder}: {error}") from error
+        raise PasError(f"{folder}: {error}") from error
     except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
         raise PasError(f"{folder} describes no network that can be made: {type(error).__name__}: {_line(error)}") from error
     try:
@@ -162,25 +161,31 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
 
 def dense_of(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     """The dense network that a bundle was cut from, with other weights. `model` and what is refused: as in `load`."""
-    folder = Path(folder)
+    return _dense(*_origin(Path(folder), model), model)
+
+
+def _origin(folder: Path, model: nn.Module | None) -> tuple[Backbone, bytes | None]:
+    """What the dense network is made from: the backbone, and its graph where it came from a file. Raises PasError for a person's own
+    network that wasn't handed in.
+    """
     about = read_config(folder)["pas"]
-    return _dense(folder, Backbone(**about["backbone"]), model, about)
-
-
-def _dense(folder: Path, backbone: Backbone, model: nn.Module | None, about: Mapping[str, Any]) -> nn.Module:
-    if model is not None:
-        return model.float().cpu().eval()
-    if ":" in backbone.name:
+    backbone = Backbone(**about["backbone"])
+    if model is None and ":" in backbone.name:
         raise PasError(
             f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
             f"(on the command line --entry {backbone.name}, if you trust that code)"
         )
-    graph = read_file(folder, GRAPH) if GRAPH in about.get("sha256", ()) else None
-    if graph is not None:
-        made = models.from_file(graph, in_chans=backbone.in_chans, image_size=backbone.image_size, fresh=True)
-    else:
-        made = models.create(backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args)
-    return made.float().cpu().eval()
+    return backbone, read_file(folder, GRAPH) if GRAPH in about.get("sha256", ()) else None
+
+
+def _dense(backbone: Backbone, graph: bytes | None, model: nn.Module | None) -> nn.Module:
+    if model is None and graph is not None:
+        model = models.from_file(graph, in_chans=backbone.in_chans, image_size=backbone.image_size, fresh=True)
+    elif model is None:
+        model = models.create(
+            backbone.name, num_classes=backbone.num_classes, in_chans=backbone.in_chans, args=backbone.args
+        )
+    return model.float().cpu().eval()
 
 
 def _line(error: Exception) -> str:
