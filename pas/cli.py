@@ -179,6 +179,9 @@ def _conditions(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--threads", type=_positive, default=1, metavar="N", help="threads of the CPU (default: 1)")
     verb.add_argument("--device", default="cpu", metavar="NAME", help="cpu, or cuda for torch's runtimes (default: cpu)")
     verb.add_argument("--layout", default="NCHW", metavar="NAME", help="NCHW or channels_last, for torch's runtimes (default: NCHW)")
+    verb.add_argument(
+        "--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16 or float16, for torch's runtimes"
+    )
     verb.add_argument("--spread", type=float, default=0.05, metavar="SHARE", help="the largest 95 %% interval of a ratio (of a network "
                       "alone: of its time) that counts as measured (default: 0.05)")  # fmt: skip
 
@@ -186,7 +189,7 @@ def _conditions(verb: argparse.ArgumentParser) -> None:
 def _conditions_of(options: argparse.Namespace) -> Conditions:
     from pas.cost.conditions import Conditions
 
-    return Conditions(options.runtime, options.batch, options.threads, options.device, options.layout, options.spread)
+    return Conditions(options.runtime, options.batch, options.threads, options.device, options.layout, options.dtype, options.spread)
 
 
 def _help(parser: argparse.ArgumentParser) -> int:

@@ -92,7 +92,8 @@ class BudgetConfig:
 class CostConfig:
     """How latency is measured, at the end and where it is limited: median of `repeats` batches of `batch` images, after `warmup` of them.
 
-    `layout`: how torch's runtimes keep images in memory. `table`: a latency table of `pas profile`; null measures what is missing.
+    `layout` and `dtype`: how torch's runtimes keep images in memory, and in which numbers they compute. `table`: a latency table of
+    `pas profile`; null measures what is missing.
     `spread`: the largest 95 % interval of a ratio that counts as measured, where latency is limited.
     """
 
@@ -102,6 +103,7 @@ class CostConfig:
     repeats: int = field(metadata=at_least(3))
     warmup: int = field(metadata=at_least(0))
     layout: str = field(default="NCHW", metadata=one_of("NCHW", "channels_last"))
+    dtype: str = field(default="float32", metadata=one_of("float32", "bfloat16", "float16"))
     table: str | None = None
     spread: float = field(default=0.05, metadata=ABOVE_ZERO)
 

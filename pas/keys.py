@@ -71,6 +71,8 @@ def _identity(config: Config) -> dict[str, Any]:
         whole["options"].pop("snap")
     if config.cost.layout == "NCHW":
         whole["cost"].pop("layout")
+    if config.cost.dtype == "float32":
+        whole["cost"].pop("dtype")
     if config.model.path is None:  # the names of runs are those from before there was such a field
         whole["model"].pop("path")
     else:

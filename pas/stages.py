@@ -196,7 +196,7 @@ def conditions(setting: Setting) -> Conditions:
     """Under which latency is measured; torch's own runtimes measure on the device of the run."""
     cost = setting.config.cost
     device = "cpu" if cost.runtime == "onnxruntime" else str(setting.device)
-    return Conditions(cost.runtime, cost.batch, cost.threads, device, cost.layout, cost.spread)
+    return Conditions(cost.runtime, cost.batch, cost.threads, device, cost.layout, cost.dtype, cost.spread)
 
 
 def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]], None]:

@@ -16,7 +16,7 @@ from torch import nn
 import pas
 from pas import models
 from pas.cost.conditions import Conditions, Header
-from pas.cost.kernels import milliseconds
+from pas.cost.kernels import kernel
 from pas.cost.operator_onnx import BINARY, UNARY
 from pas.cost.operators import Key, operators
 from pas.cost.table import Network, Table, Writer, matching, points, read, wanted
@@ -103,16 +103,16 @@ def test_attention_has_operators_too() -> None:
 )
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_an_operator_takes_time(key: Key, widths: tuple[int, ...], runtime: str) -> None:
-    ms, iqr = milliseconds(key, widths, Conditions(runtime, spread=1e9))
+    ms, iqr = kernel(key, widths, Conditions(runtime, spread=1e9)).ms()
     assert 0 < ms < 1000
     assert iqr >= 0
 
 
 def test_operators_that_nobody_can_build_are_refused() -> None:
     with pytest.raises(PasError, match="no way is known to time 'sort' alone"):
-        milliseconds(Key("sort"), (10,), Conditions())
+        kernel(Key("sort"), (10,), Conditions())
     with pytest.raises(PasError, match="no way is known to time 'sort' alone"):
-        milliseconds(Key("sort"), (10,), Conditions("torch"))
+        kernel(Key("sort"), (10,), Conditions("torch"))
 
 
 def test_points_that_a_network_needs() -> None:

@@ -70,7 +70,9 @@ def test_conditions_are_checked() -> None:
         ({"batch": 0}, "batch=0: must be at least 1"),
         ({"spread": 0.0}, "spread=0.0: must be above 0"),
         ({"layout": "NHWC"}, "layout=NHWC: choose from NCHW, channels_last"),
+        ({"dtype": "int8"}, "dtype=int8: choose from float32, bfloat16, float16"),
         ({"device": "cuda"}, "ONNX Runtime is timed on the CPU"),
+        ({"dtype": "bfloat16"}, "ONNX Runtime runs the exported network, in float32; for dtype=bfloat16 take runtime=torch or compile"),
     ):
         with pytest.raises(PasError, match=words):
             Conditions(**wrong)

@@ -17,7 +17,8 @@ from pas.cli import main
 from pas.compose import compose
 from pas.cost import Conditions
 from pas.cost import profile as profile_module
-from pas.cost.profile import _block, default_path, profile
+from pas.cost.kernels import Kernel
+from pas.cost.profile import PROBE, PROBED, _block, default_path, profile
 from pas.cost.table import read
 from pas.errors import PasError
 from pas.pipeline import run
@@ -138,15 +139,15 @@ class _Two(nn.Module):
 def test_a_table_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the second chunk of points: what was written is read back, and the rest alone is measured."""
     path, signature = tmp_path / "table.jsonl", pas.signature(dense(), X)
-    real, seen = profile_module._beside_reference, []
+    real, seen = profile_module._beside, []
 
-    def stopping(*arguments: object) -> tuple[float, float]:
-        seen.append(arguments[:2])
+    def stopping(reference: Kernel, one: Kernel, ms: float) -> tuple[float, float]:
+        seen.append(one)
         if len(seen) > 2 * profile_module.CHUNK * profile_module.PASSES:
             raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(reference, one, ms)
 
-    monkeypatch.setattr(profile_module, "_beside_reference", stopping)
+    monkeypatch.setattr(profile_module, "_beside", stopping)
     with pytest.raises(KeyboardInterrupt):
         profile(signature, HERE, path, None)
     begun = read(path)
@@ -154,9 +155,9 @@ def test_a_table_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     with path.open("a") as file:
         file.write('{"operator": "conv 3x3 p1')  # a line that was cut short
     seen.clear()
-    monkeypatch.setattr(profile_module, "_beside_reference", lambda *arguments: seen.append(arguments[:2]) or real(*arguments))
+    monkeypatch.setattr(profile_module, "_beside", lambda *arguments: seen.append(arguments[1]) or real(*arguments))
     found = profile(signature, HERE, path, None)
-    assert not {(str(key), widths) for key, widths in seen} & {(key, w) for key, its in begun.points.items() for w in its}
+    assert not {(str(one.key), one.widths) for one in seen} & {(key, w) for key, its in begun.points.items() for w in its}
     whole = read(path)
     assert whole.points == {key: {w: pytest.approx(ms, abs=1e-6) for w, ms in its.items()} for key, its in found.table.points.items()}
     assert all(whole.points[key][w] == ms for key, its in begun.points.items() for w, ms in its.items())
@@ -171,7 +172,8 @@ def test_blocks_are_seen(block: int) -> None:
     noise = np.random.default_rng(0)
     slow = lambda width: 1.5 if block > 1 and width % 8 else 1.0  # noqa: E731
     time = lambda width: slow(width) * (10 + -(-width // block) * block) * (1 + 0.02 * noise.standard_normal())  # noqa: E731
-    assert _block(time) == block
+    made = {width: Kernel(PROBE, (64, width), lambda width=width: [time(width)], np.inf) for width in PROBED}
+    assert _block(made) == block
 
 
 def test_random_sub_networks_are_on_the_rungs() -> None:

@@ -14,13 +14,15 @@ from pas.errors import PasError
 RUNTIMES = ("onnxruntime", "torch", "compile")
 """ONNX Runtime on the CPU, torch as it is (on a GPU: CUDA graphs), and `torch.compile`."""
 LAYOUTS = ("NCHW", "channels_last")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Conditions:
     """How a network will be run: with this runtime, on `batch` examples at once, by so many CPU threads, on "cpu" or "cuda".
 
-    `layout`: how torch keeps images in memory; ONNX Runtime chooses by itself. `spread`: the largest 95 % interval of a ratio of two
+    `layout` and `dtype`: how torch keeps images in memory, and in which numbers it computes; ONNX Runtime chooses the first by itself and
+    runs what is exported, which is float32. `spread`: the largest 95 % interval of a ratio of two
     networks that counts as measured, as a share of it; single operators, of which there are many, may spread over ten times as much.
     Raises PasError for what isn't among the choices.
     """
@@ -30,13 +32,15 @@ class Conditions:
     threads: int = 1
     device: str = "cpu"
     layout: str = "NCHW"
+    dtype: str = "float32"
     spread: float = 0.05
 
     def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise PasError(f"runtime={self.runtime}: choose from {', '.join(RUNTIMES)}")
-        if self.layout not in LAYOUTS:
-            raise PasError(f"layout={self.layout}: choose from {', '.join(LAYOUTS)}")
+        for name, choices in (("layout", LAYOUTS), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise PasError(f"{name}={getattr(self, name)}: choose from {', '.join(choices)}")
         for name in ("batch", "threads"):
             if getattr(self, name) < 1:
                 raise PasError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -44,6 +48,8 @@ class Conditions:
             raise PasError(f"spread={self.spread}: must be above 0")
         if self.runtime == "onnxruntime" and self.device != "cpu":
             raise PasError(f"ONNX Runtime is timed on the CPU; for {self.device} take runtime=torch or compile")
+        if self.runtime == "onnxruntime" and self.dtype != "float32":
+            raise PasError(f"ONNX Runtime runs the exported network, in float32; for dtype={self.dtype} take runtime=torch or compile")
 
     def header(self) -> Header:
         """The same with everything else that times depend on. Raises PasError when there is no such device."""
@@ -55,7 +61,7 @@ class Conditions:
             versions = {"onnxruntime": version("onnxruntime")}
         elif self.device != "cpu":
             versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-        return Header(name, self.runtime, "float32", self.layout, self.batch, self.threads, versions)
+        return Header(name, self.runtime, self.dtype, self.layout, self.batch, self.threads, versions)
 
 
 @dataclass(frozen=True)

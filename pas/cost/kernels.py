@@ -6,6 +6,8 @@ import json
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +35,48 @@ TINY_MS = 0.02
 """Below this the clock's own grain is a good part of a time, so that ranges say nothing."""
 
 
-def milliseconds(key: Key, widths: tuple[int, ...], conditions: Conditions) -> tuple[float, float]:
-    """The time of an operator in ms, and the range of the middle half of its runs.
+@dataclass(frozen=True)
+class Kernel:
+    """An operator at some widths, made ready to be timed. `measure`: some runs, in ms."""
 
-    Raises PasError for one that nobody has said how to build, and when the machine stays too noisy.
-    """
-    measure = _in_onnxruntime if conditions.runtime == "onnxruntime" else _in_torch
-    times, share = calm(lambda: measure(key, widths, conditions), CALM, TRIES)
-    middle = statistics.median(times)
-    if share > NOISY * conditions.spread and middle > TINY_MS:
-        raise PasError(
-            f"the machine is too noisy: the middle half of the runs of {key} ({' to '.join(map(str, widths))}) spreads over {share:.0%} of "
-            "their median. Stop what else runs, or allow a larger spread; the same command goes on from here"
-        )
-    return middle, share * middle
+    key: Key
+    widths: tuple[int, ...]
+    measure: Callable[[], list[float]]
+    spread: float
+
+    def ms(self) -> tuple[float, float]:
+        """The median time, and the range of the middle half of the runs. Raises PasError when the machine stays too noisy."""
+        times, share = calm(self.measure, CALM, TRIES)
+        middle = statistics.median(times)
+        if share > NOISY * self.spread and middle > TINY_MS:
+            raise PasError(
+                f"the machine is too noisy: the middle half of the runs of {self.key} ({' to '.join(map(str, self.widths))}) spreads over "
+                f"{share:.0%} of their median. Stop what else runs, or allow a larger spread; the same command goes on from here"
+            )
+        return middle, share * middle
 
 
-def _in_onnxruntime(key: Key, widths: tuple[int, ...], conditions: Conditions) -> list[float]:
+def kernel(key: Key, widths: tuple[int, ...], conditions: Conditions) -> Kernel:
+    """An operator made ready under some conditions. Raises PasError for one that nobody has said how to build."""
+    prepare = _in_onnxruntime if conditions.runtime == "onnxruntime" else _in_torch
+    return Kernel(key, widths, prepare(key, widths, conditions), conditions.spread)
+
+
+def _in_onnxruntime(key: Key, widths: tuple[int, ...], conditions: Conditions) -> Callable[[], list[float]]:
     """By its profiler, without the kernels that turn a tensor into the layout of its convolutions and back: inside a network they stand at
     its ends only. Where an operator takes several kernels, the medians of all but the longest are added to each run of that.
     """
-    kernels = kernel_times(*onnx_model(key, widths, conditions.batch), conditions.threads)
-    if not kernels:
-        raise PasError(f"ONNX Runtime runs no kernel for {key} alone: say in pas.cost.operators that it costs nothing")
-    *others, longest = sorted(kernels, key=statistics.median)
-    rest = sum(map(statistics.median, others))
-    return [rest + time for time in longest]
+    model, feeds = onnx_model(key, widths, conditions.batch)
+
+    def measure() -> list[float]:
+        kernels = kernel_times(model, feeds, conditions.threads)
+        if not kernels:
+            raise PasError(f"ONNX Runtime runs no kernel for {key} alone: say in pas.cost.operators that it costs nothing")
+        *others, longest = sorted(kernels, key=statistics.median)
+        rest = sum(map(statistics.median, others))
+        return [rest + time for time in longest]
+
+    return measure
 
 
 def kernel_times(model: bytes, feeds: dict[str, np.ndarray], threads: int) -> list[list[float]]:
@@ -84,12 +102,17 @@ def kernel_times(model: bytes, feeds: dict[str, np.ndarray], threads: int) -> li
 
 
 @torch.no_grad()
-def _in_torch(key: Key, widths: tuple[int, ...], conditions: Conditions) -> list[float]:
+def _in_torch(key: Key, widths: tuple[int, ...], conditions: Conditions) -> Callable[[], list[float]]:
     module, x = torch_module(key, widths, conditions.batch)
     run, timer = ready(module.eval(), x, conditions, operator=True)
-    for _ in range(WARMUP):
-        run()
-    times: list[float] = []
-    while len(times) < FEWEST or (len(times) < RUNS and sum(times) < LONG_MS):
-        times.append(timer(run))
-    return times
+
+    @torch.no_grad()
+    def measure() -> list[float]:
+        for _ in range(WARMUP):
+            run()
+        times: list[float] = []
+        while len(times) < FEWEST or (len(times) < RUNS and sum(times) < LONG_MS):
+            times.append(timer(run))
+        return times
+
+    return measure

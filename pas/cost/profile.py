@@ -6,7 +6,7 @@ import fcntl
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 from pas.axes.signature import Signature
 from pas.cost.conditions import Conditions
 from pas.cost.grid import envelope
-from pas.cost.kernels import milliseconds
+from pas.cost.kernels import Kernel, kernel
 from pas.cost.latency import Latency, build
 from pas.cost.measure import torch_threads
 from pas.cost.operators import Key, operators
@@ -86,9 +86,11 @@ def profile(signature: Signature, conditions: Conditions, path: Path, console: C
     table = opened(path, conditions)
     if not table.block and measure:
         with torch_threads(1):
-            table.block = _block(lambda width: _probe_ms(conditions, width, threads=1))
+            alone = replace(conditions, threads=1)
+            table.block = _block({width: probe(alone, width) for width in PROBED})
         with torch_threads(conditions.threads):
-            table.reference_ms = round(min(_probe_ms(conditions) for _ in range(PROBES)), 6)
+            reference = probe(conditions)
+            table.reference_ms = round(min(reference.ms()[0] for _ in range(PROBES)), 6)
         with closing(Writer(path, table.header)) as writer:
             writer.runtime(table.block, table.reference_ms)
     axes = wanted(operators(signature), signature, max(table.block, BLOCK))
@@ -102,9 +104,11 @@ def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Condition
     order = np.random.default_rng(0).permutation(len(missing))  # the large among the small, so that the time left is told well
     bar = Bar("profile", len(missing), 0, console)
     with torch_threads(conditions.threads), closing(Writer(path, table.header)) as writer, bar:
+        reference = probe(conditions)
         for first in range(0, len(missing), CHUNK):
             chunk = [missing[i] for i in order[first : first + CHUNK]]
-            passes = [[_beside_reference(key, widths, conditions, table) for key, widths in chunk] for _ in range(PASSES)]
+            kernels = [kernel(key, widths, conditions) for key, widths in chunk]
+            passes = [[_beside(reference, one, table.reference_ms) for one in kernels] for _ in range(PASSES)]
             for (key, widths), times in zip(chunk, zip(*passes, strict=True), strict=True):
                 middle, iqr = sorted(times)[PASSES // 2]
                 ms = max(round(middle, 6), 1e-6)  # as the file has it; none is zero
@@ -114,26 +118,25 @@ def _fill(table: Table, missing: list[tuple[Key, Widths]], conditions: Condition
                 bar.update(min(first + CHUNK, len(missing)), {"last": f"{key}, {ms:.3g} ms"})
 
 
-def _beside_reference(key: Key, widths: Widths, conditions: Conditions, table: Table) -> tuple[float, float]:
-    """The time of an operator and its range, as they would have been when the table was begun."""
-    before = _probe_ms(conditions)
-    ms, iqr = milliseconds(key, widths, conditions)
-    speed = 2 * table.reference_ms / (before + _probe_ms(conditions))
+def _beside(reference: Kernel, kernel: Kernel, reference_ms: float) -> tuple[float, float]:
+    """The time of an operator and its range, as they would have been when that of reference took so long."""
+    before, _ = reference.ms()
+    ms, iqr = kernel.ms()
+    speed = 2 * reference_ms / (before + reference.ms()[0])
     return ms * speed, iqr * speed
 
 
-def _probe_ms(conditions: Conditions, width: int = REFERENCE, threads: int | None = None) -> float:
-    """The time of the operator of reference, or of one like it that makes another width, for one example."""
-    alone = replace(conditions, batch=1, threads=threads or conditions.threads)
-    return milliseconds(PROBE, (REFERENCE, width), alone)[0]
+def probe(conditions: Conditions, width: int = REFERENCE) -> Kernel:
+    """The operator of reference, or one like it that makes another width, for one example."""
+    return kernel(PROBE, (REFERENCE, width), replace(conditions, batch=1))
 
 
-def _block(time: Callable[[int], float]) -> int:
-    """The channels that a runtime computes at once: the largest block inside of which a narrower convolution saves next to nothing; 1 when
-    every channel counts.
+def _block(probes: Mapping[int, Kernel]) -> int:
+    """The channels that a runtime computes at once, from operators that make so many channels: the largest block inside of which a narrower
+    convolution saves next to nothing; 1 when every channel counts.
     """
-    widths = list(PROBED)
-    passes = [[time(width) / time(REFERENCE) for width in widths] for _ in range(PROBES)]
+    widths = sorted(probes)
+    passes = [[probes[width].ms()[0] / probes[REFERENCE].ms()[0] for width in widths] for _ in range(PROBES)]
     ms = envelope(np.median(passes, axis=0))
     for block in BLOCKS:
         if _saved(widths, ms, block) < FLAT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pas import onnx
 from pas.cost.conditions import Conditions
 
 Run = Callable[[], object]
-Forward = Callable[[Tensor], object]
+Call = Callable[[nn.Module, Tensor], object]
 LARGE = 16
 """From so many examples on a GPU is timed by events, and below by a CUDA graph."""
 MOST_COPIES = 64
@@ -28,17 +29,18 @@ def ready(network: nn.Module, x: Tensor, conditions: Conditions, *, operator: bo
     """
     if conditions.runtime == "onnxruntime":
         return _onnxruntime(network, x, conditions.threads), wall_ms
-    x = x.to(conditions.device)
-    network = copy.deepcopy(network).to(conditions.device)
+    dtype = getattr(torch, conditions.dtype)
+    x = x.to(conditions.device, dtype)
+    network = copy.deepcopy(network).to(conditions.device, dtype)
     if conditions.layout == "channels_last":
         x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
         network = network.to(memory_format=torch.channels_last)
-    forward: Forward = torch.compile(network) if conditions.runtime == "compile" else network
+    call = compiled() if conditions.runtime == "compile" else called
     if conditions.device == "cpu":
-        return lambda: forward(x), wall_ms
+        return lambda: call(network, x), wall_ms
     if len(x) >= LARGE and not operator:
-        return _settled(lambda: forward(x)), _events_ms
-    run, copies = _cuda_graph(network, x, compiled=conditions.runtime == "compile")
+        return _settled(lambda: call(network, x)), _events_ms
+    run, copies = _cuda_graph(call, network, x)
     return run, lambda run: _events_ms(run) / copies
 
 
@@ -47,6 +49,21 @@ def wall_ms(run: Run) -> float:
     start = time.perf_counter()
     run()
     return 1e3 * (time.perf_counter() - start)
+
+
+def called(network: nn.Module, x: Tensor) -> object:
+    """The network's answer."""
+    return network(x)
+
+
+def compiled() -> Call:
+    """The same under `torch.compile`, as one graph of static shapes for each kind of network.
+
+    It has a code object of its own: of one and the same code torch compiles no more than eight variants, and runs all further ones eagerly,
+    without an error.
+    """
+    own = types.FunctionType(called.__code__.replace(), called.__globals__)
+    return torch.compile(own, fullgraph=True, dynamic=False)
 
 
 def _onnxruntime(network: nn.Module, x: Tensor, threads: int) -> Run:
@@ -58,7 +75,7 @@ def _onnxruntime(network: nn.Module, x: Tensor, threads: int) -> Run:
     return lambda: session.run(None, feed)
 
 
-def _cuda_graph(network: nn.Module, x: Tensor, *, compiled: bool) -> tuple[Run, int]:
+def _cuda_graph(call: Call, network: nn.Module, x: Tensor) -> tuple[Run, int]:
     """One graph of as many copies of the network as together hold twice the L2 cache, and how many these are.
 
     A replay costs the CPU nothing, whose launches would hide the GPU's time, and no copy finds its weights in the cache, as a network that
@@ -68,12 +85,11 @@ def _cuda_graph(network: nn.Module, x: Tensor, *, compiled: bool) -> tuple[Run, 
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers(), x))
     count = min(MOST_COPIES, 1 + 2 * cache // max(size, 1))
     copies = [network, *(copy.deepcopy(network) for _ in range(count - 1))]
-    networks: list[Forward] = [torch.compile(one) if compiled else one for one in copies]
-    inputs = [x.clone() for _ in networks]
+    inputs = [x.clone() for _ in copies]
 
     def all_of_them() -> None:
-        for one, its in zip(networks, inputs, strict=True):
-            one(its)
+        for one, its in zip(copies, inputs, strict=True):
+            call(one, its)
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
