@@ -88,6 +88,24 @@ def test_gate_gradients_by_finite_differences() -> None:
         assert leaf.grad[i].item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet20", "mobilenetv2_100"])
+def test_compiled_it_is_one_graph_with_the_same_gradients(name: str) -> None:
+    """No operator that looks at a gate's value breaks the graph; closed gates and the weights behind them get what they get without."""
+    _, x, signature, gates, network = gated(name)
+    mask = signature.mask(halves(signature, np.random.default_rng(1)))
+    with torch.no_grad():
+        gates.value.copy_(torch.from_numpy(mask[gates.free.numpy()]))
+    found = []
+    for call in (network, torch.compile(network, backend="aot_eager", fullgraph=True)):
+        network.zero_grad()
+        call(x).square().sum().backward()
+        found.append({key: p.grad.clone() for key, p in network.named_parameters() if p.grad is not None})
+    eager, compiled = found
+    assert eager["gates.value"].any()
+    assert compiled.keys() == eager.keys()
+    assert all(torch.allclose(compiled[key], its, rtol=1e-10, atol=1e-12 * float(its.abs().max())) for key, its in eager.items())
+
+
 @pytest.mark.parametrize("kind", ["macs", "params"])
 def test_cost_gradient_by_finite_differences(kind: str) -> None:
     """Exact at 0/1 and differentiable between: both what makes and what reads a channel."""

@@ -2,6 +2,7 @@
 
     python experiments/latency/predict.py                                # two networks, batches of 1 and 32, two threads: half an hour
     python experiments/latency/predict.py --models repvgg_a0 --batches 1 # or less of it, added to what is there
+    python experiments/latency/predict.py --device cuda --runtime torch --dtype bfloat16 --layout channels_last --batches 1 128 --out FOLDER
 
 Sub-networks in the steps that the table shows, drawn with another seed than those that calibrate. Measured by turns with the dense network;
 what a prediction is off by is a share of what was measured. "MACs": times a constant, fitted to the sub-networks that calibrate, too.
@@ -29,16 +30,17 @@ from pas.timing import architecture, digest, rewarded, shares, sub_networks, tim
 
 HERE = Path(__file__).resolve().parent
 MODELS, BATCHES = ("repvgg_a0", "mobilenetv2_100"), (1, 32)
+FIELDS = ("runtime", "device", "layout", "dtype")
 COLUMNS = ("model", "batch", "threads", "number", "dense_ms", "measured", "calibrated", "sum", "macs")
 NAMES = {"calibrated": "table, calibrated", "sum": "sum of the table", "macs": "MACs"}
 
 
-def predictions(name: str, conditions: Conditions, count: int) -> list[dict[str, Any]]:
+def predictions(name: str, conditions: Conditions, count: int, out: Path) -> list[dict[str, Any]]:
     """A row a sub-network: measured share of the dense latency, and the predicted ones."""
     torch.manual_seed(0)
     model, console = timm.create_model(name).eval(), Console()
     signature = pas.signature(model, torch.zeros(1, 3, 224, 224))
-    path = HERE / "tables" / f"{name}-b{conditions.batch}-t{conditions.threads}.jsonl"
+    path = out / "tables" / f"{name}-b{conditions.batch}-t{conditions.threads}.jsonl"
     found = timing(model, signature, conditions, path, console, measure=True)
     table = profile(signature, conditions, path, console, measure=False)
     cost = found.predicted(signature)
@@ -89,9 +91,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def read() -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """What was measured before."""
-    path = HERE / "prediction.csv"
     return list(csv.DictReader(path.open())) if path.exists() else []
 
 
@@ -110,13 +111,17 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--spread", type=float, default=0.1, help="the largest 95 %% interval of a ratio that counts as measured")
+    parser.add_argument("--out", type=Path, default=HERE, help="the folder of tables and results: one a device")
+    for field in FIELDS:
+        parser.add_argument(f"--{field}", default=getattr(Conditions(), field))
     options = parser.parse_args()
-    for name in options.models:
-        for batch in options.batches:
-            new = predictions(name, Conditions(batch=batch, threads=options.threads, spread=options.spread), options.count)
-            before = [row for row in read() if (row["model"], int(row["batch"])) != (name, batch)]
-            write(HERE / "prediction.csv", [{key: row[key] for key in COLUMNS} for row in [*before, *new]])
-    rows = read()
-    write(HERE / "summary.csv", summary(rows))
-    draw(rows, HERE / "prediction.png")
-    print((HERE / "summary.csv").read_text())
+    given, file = {field: getattr(options, field) for field in FIELDS}, options.out / "prediction.csv"
+    for batch in options.batches:
+        for name in options.models:
+            conditions = Conditions(batch=batch, threads=options.threads, spread=options.spread, **given)
+            new = predictions(name, conditions, options.count, options.out)
+            before = [row for row in read(file) if (row["model"], int(row["batch"])) != (name, batch)]
+            write(file, [{key: row[key] for key in COLUMNS} for row in [*before, *new]])
+            write(options.out / "summary.csv", summary(read(file)))
+            draw(read(file), options.out / "prediction.png")
+            print((options.out / "summary.csv").read_text(), flush=True)

@@ -28,6 +28,8 @@ PASSES, PROBES = 3, 5
 """Every point is measured so often, with others between, and the median counts."""
 CHUNK = 8
 PROBE = Key("conv", (3, 3), (1, 1), (1, 1), (1, 1), (14, 14), "relu")
+FILLING = 32
+"""So many examples, of four times the sides, fill a GPU: a smaller operator takes as long there as its launch, whatever its width."""
 PROBED = range(36, 132, 4)
 """Widths of the probe, on both sides of several edges of blocks."""
 REFERENCE = 64
@@ -127,8 +129,11 @@ def _beside(reference: Kernel, kernel: Kernel, reference_ms: float) -> tuple[flo
 
 
 def probe(conditions: Conditions, width: int = REFERENCE) -> Kernel:
-    """The operator of reference, or one like it that makes another width, for one example."""
-    return kernel(PROBE, (REFERENCE, width), replace(conditions, batch=1))
+    """The operator of reference, or one like it that makes another width: for one example, or as many as fill the device."""
+    if conditions.device == "cpu":
+        return kernel(PROBE, (REFERENCE, width), replace(conditions, batch=1))
+    large = replace(PROBE, size=tuple(4 * side for side in PROBE.size))
+    return kernel(large, (REFERENCE, width), replace(conditions, batch=FILLING))
 
 
 def _block(probes: Mapping[int, Kernel]) -> int:

@@ -17,16 +17,13 @@ from pas.cost.conditions import Conditions
 
 Run = Callable[[], object]
 Call = Callable[[nn.Module, Tensor], object]
-LARGE = 16
-"""From so many examples on a GPU is timed by events, and below by a CUDA graph."""
 MOST_COPIES = 64
+SETTLED = 3
+"""Runs before a graph is captured, in which libraries choose their kernels."""
 
 
-def ready(network: nn.Module, x: Tensor, conditions: Conditions, *, operator: bool = False) -> tuple[Run, Callable[[Run], float]]:
-    """A function that runs the network on x (N, ...), and one that times such a function in ms. Eval mode is the caller's.
-
-    `operator`: the network is a single one, which is never worth a launch of its own.
-    """
+def ready(network: nn.Module, x: Tensor, conditions: Conditions) -> tuple[Run, Callable[[Run], float]]:
+    """A function that runs the network on x (N, ...), and one that times such a function in ms. Eval mode is the caller's."""
     if conditions.runtime == "onnxruntime":
         return _onnxruntime(network, x, conditions.threads), wall_ms
     dtype = getattr(torch, conditions.dtype)
@@ -38,8 +35,6 @@ def ready(network: nn.Module, x: Tensor, conditions: Conditions, *, operator: bo
     call = compiled() if conditions.runtime == "compile" else called
     if conditions.device == "cpu":
         return lambda: call(network, x), wall_ms
-    if len(x) >= LARGE and not operator:
-        return _settled(lambda: call(network, x)), _events_ms
     run, copies = _cuda_graph(call, network, x)
     return run, lambda run: _events_ms(run) / copies
 
@@ -78,8 +73,8 @@ def _onnxruntime(network: nn.Module, x: Tensor, threads: int) -> Run:
 def _cuda_graph(call: Call, network: nn.Module, x: Tensor) -> tuple[Run, int]:
     """One graph of as many copies of the network as together hold twice the L2 cache, and how many these are.
 
-    A replay costs the CPU nothing, whose launches would hide the GPU's time, and no copy finds its weights in the cache, as a network that
-    runs among others doesn't.
+    A replay costs the CPU nothing, whose launches take longer than the GPU for a small network even with large batches, and no copy finds
+    its weights in the cache, as a network that runs among others doesn't.
     """
     cache = torch.cuda.get_device_properties(x.device).L2_cache_size
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers(), x))
@@ -94,19 +89,18 @@ def _cuda_graph(call: Call, network: nn.Module, x: Tensor) -> tuple[Run, int]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        _settled(all_of_them)
+        for _ in range(SETTLED):
+            all_of_them()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         all_of_them()
-    return graph.replay, count
 
+    def replay(held: object = (copies, inputs)) -> None:  # a graph knows addresses, and keeps nothing alive that was made before it
+        del held
+        graph.replay()
 
-def _settled(run: Run) -> Run:
-    """After a few runs, in which libraries choose their kernels."""
-    for _ in range(3):
-        run()
-    return run
+    return replay, count
 
 
 def _events_ms(run: Run) -> float:

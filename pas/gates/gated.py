@@ -26,11 +26,20 @@ CHUNK = 1 << 16
 """Elements of a weight that are multiplied at a time in the backward pass on a CPU: few enough to stay in its cache."""
 
 
-class _Fold(torch.autograd.Function):
-    """``weight * gates`` along one dimension, for gates that are exactly 0 or 1.
+def fold(weight: Tensor, gates: Tensor, dim: int) -> Tensor:
+    """``weight * gates`` along one dimension, for gates (weight.shape[dim],) that are exactly 0 or 1.
 
-    Cheaper than the product: open gates copy nothing, the gradient of the weight is the incoming one with the closed slices
-    zeroed, and the gradient of the gates is summed without a temporary of the weight's size.
+    On a GPU and under a compiler the plain product: what looks at gates there waits for them.
+    """
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        folded: Tensor = _Fold.apply(weight, gates, dim)
+        return folded
+    return weight * _along(gates, weight, dim)
+
+
+class _Fold(torch.autograd.Function):
+    """The product on a CPU, where it costs time: open gates copy nothing, the gradient of the weight is the incoming one with the closed
+    slices zeroed, and the gradient of the gates is summed without a temporary of the weight's size.
     """
 
     @staticmethod
@@ -60,7 +69,7 @@ def _dot(a: Tensor, b: Tensor, dim: int) -> Tensor:
     size = a.shape[dim]
     if a.dim() == 1:
         return a * b
-    if dim != 1 or a.device.type != "cpu":
+    if dim != 1:
         return (a * b).sum([d for d in range(a.dim()) if d != dim])
     a, b = a.flatten(1), b.flatten(1)
     rows = max(1, CHUNK // a.shape[1])
@@ -106,14 +115,16 @@ class Gated(nn.Module):
     With all gates open it computes exactly what the backbone computes.
     """
 
+    _table: Tensor
+
     def __init__(self, backbone: nn.Module, signature: Signature, gates: Gates) -> None:
         super().__init__()
         self.backbone = backbone
         self.gates = gates
         self._folds = _plan(backbone, signature, set(gates.free.tolist()))
         self._also = _other_places(backbone, {name for name, _, _ in self._folds})
-        for index, (_, _, table) in enumerate(self._folds):
-            self.register_buffer(f"_table{index}", table, persistent=False)
+        tables = [table.flatten() for _, _, table in self._folds]
+        self.register_buffer("_table", torch.cat([torch.zeros(0, dtype=torch.long), *tables]), persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         folded = self.folded()
@@ -123,13 +134,12 @@ class Gated(nn.Module):
 
     def folded(self) -> dict[str, Tensor]:
         """The weights that the forward pass sees, by name; all others are the backbone's own."""
-        gates = self.gates()
+        everywhere = self.gates()[self._table].split([table.numel() for _, _, table in self._folds])
         found: dict[str, Tensor] = {}
-        for index, (name, dim, _) in enumerate(self._folds):
+        for (name, dim, table), gates in zip(self._folds, everywhere, strict=True):
             weight = found[name] if name in found else attrgetter(name)(self.backbone)
-            open_ = gates[getattr(self, f"_table{index}")]
-            open_ = open_.prod(1) if open_.dim() > 1 else open_
-            found[name] = _Fold.apply(weight, open_, dim)
+            open_ = gates.view(table.shape).prod(1) if table.dim() > 1 else gates
+            found[name] = fold(weight, open_, dim)
         return found
 
 

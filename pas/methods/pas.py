@@ -213,10 +213,10 @@ class Pas(Method):
         if self._seen is None:
             return
         seen, self._seen = self._seen, None
-        seen = distributed.total(seen) / distributed.world()  # the gradient of the mean loss, alike on every process
+        seen = (distributed.total(seen) / distributed.world()).cpu()  # the gradient of the mean loss, alike on every process
         if not bool(seen.isfinite().all()):  # an overflow, whose step a gradient scaler skips
             return
-        square = seen.square().cpu()
+        square = seen.square()
         keep = min(self.memory, 1 - 1 / self.taken)  # a plain mean first, exponential later
         self._scale = keep * self._scale + (1 - keep) * axis_mean(square, self._axis, self._sizes)
         if self.taken <= self.warmup_steps and not self.judged:
