@@ -15,9 +15,8 @@ import pas
 from pas import models
 from pas.compose import compose
 from pas.cost import Conditions
-from pas.cost.measure import latency, ratio
+from pas.cost.measure import latency, prepared, ratio
 from pas.pipeline import run
-from pas.timing import timing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exporter")]
 
@@ -65,32 +64,48 @@ def test_a_search_meets_its_budget_and_the_cut_is_exact(precision: torch.dtype, 
         assert error(masked, small.double().eval()(x)) < 1e-2  # fused in fp32
 
 
-@pytest.mark.parametrize("batch", [1, 32])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_search_under_latency_is_measured_on_the_gpu(batch: int, dtype: str, tmp_path: Path) -> None:
-    """The exported network, measured anew, takes no more than the target but for noise, and not much less."""
-    conditions = Conditions("torch", batch=batch, device="cuda", layout="channels_last", dtype=dtype)
+def wide() -> torch.nn.Module:
+    """Few operators, that keep a GPU busy: in a small network no width changes its latency there."""
     torch.manual_seed(0)
-    model = models.create("repvgg_mini", num_classes=10, in_chans=3).cuda()
-    example = torch.zeros(1, 3, 64, 64, device="cuda")
+    layers: list[torch.nn.Module] = []
+    for reads, stride in ((3, 2), (48, 1), (48, 1), (48, 2)):
+        layers += [torch.nn.Conv2d(reads, 48, 3, stride, 1, bias=False), torch.nn.BatchNorm2d(48), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(48, 10)).cuda()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "dtype", "layout"),
+    [
+        ("torch", "float32", "NCHW"),
+        ("torch", "bfloat16", "channels_last"),
+        pytest.param("compile", "bfloat16", "channels_last", marks=pytest.mark.slow),
+    ],
+)
+def test_a_search_under_latency_is_measured_on_the_gpu(runtime: str, dtype: str, layout: str) -> None:
+    """The exported network, measured anew, takes no more than the target but for noise, and not much less."""
+    conditions = Conditions(runtime, batch=64, device="cuda", layout=layout, dtype=dtype)
+    model, example = wide().eval(), torch.zeros(1, 3, 128, 128, device="cuda")
     search = pas.Search(
-        model, example, budget=pas.Budget(latency=0.8), steps=1, method="uniform", conditions=conditions, progress=Console(quiet=True)
+        model, example, budget=pas.Budget(latency=0.7), steps=1, method="uniform", conditions=conditions, progress=Console(quiet=True)
     )
     assert search.timing is not None
     assert search.timing.table.header.device == torch.cuda.get_device_name()
-    small = search.export().eval()
-    found = latency({"dense": pas.fuse(model), "searched": small}, example.cpu(), conditions, repeats=30, warmup=3, spread=None)
-    share = ratio(found["searched"], found["dense"])
-    print(f"batch {batch}, {dtype}: {share}, calibration {search.timing.calibration}, block {search.timing.block}")
-    assert 0.6 < share.median < 0.85
+    found = {"dense": pas.fuse(model), "searched": search.export().eval()}
+    times = latency(found, example.cpu(), conditions, repeats=30, warmup=3, spread=None)
+    share = ratio(times["searched"], times["dense"])
+    print(f"{runtime}, {dtype}: {share} of {times['dense'].median_ms} ms, {search.timing.calibration}, block {search.timing.block}")
+    assert 0.6 < share.median < 0.72
 
 
-@pytest.mark.slow
-def test_compiled_operators_are_timed_on_the_gpu() -> None:
-    model = models.create("repvgg_nano", num_classes=10, in_chans=1)
-    signature = pas.signature(model.eval(), torch.zeros(1, 1, 32, 32))
-    found = timing(model, signature, Conditions("compile", batch=32, device="cuda", spread=1e9), None, Console(quiet=True))
-    assert found.dense_ms > 0
+def test_graphs_keep_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph knows addresses: what it reads must outlive the function that captured it."""
+    torch.manual_seed(0)
+    run = prepared(wide(), torch.zeros(1, 3, 32, 32), Conditions("torch", device="cuda"))
+    torch.cuda.empty_cache()
+    filled = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(64)]
+    assert run.ms() > 0
+    torch.cuda.synchronize()
+    del filled
 
 
 @pytest.mark.parametrize("more", [[], ["hardware.precision=fp32", "hardware.channels_last=false"]])

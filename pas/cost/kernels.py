@@ -103,7 +103,7 @@ def kernel_times(model: bytes, feeds: dict[str, np.ndarray], threads: int) -> li
 
 @torch.no_grad()
 def _in_torch(key: Key, widths: tuple[int, ...], conditions: Conditions) -> Callable[[], list[float]]:
-    module, x = torch_module(key, widths, conditions.batch)
+    module, x = torch_module(key, widths, conditions.batch, conditions.device)
     run, timer = ready(module.eval(), x, conditions)
 
     @torch.no_grad()

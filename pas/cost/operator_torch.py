@@ -42,10 +42,10 @@ class Alone(nn.Module):
         return y if self.fused is None else self.fused(y)
 
 
-def torch_module(key: Key, widths: tuple[int, ...], batch: int) -> tuple[nn.Module, Tensor]:
-    """A module of this operator alone, and its input. Raises PasError for one that nobody has said how to build."""
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *sizes: torch.randn(*sizes, generator=generator)  # noqa: E731
+def torch_module(key: Key, widths: tuple[int, ...], batch: int, device: str) -> tuple[nn.Module, Tensor]:
+    """A module of this operator alone on a device, and its input. Raises PasError for one that nobody has said how to build."""
+    generator = torch.Generator(device).manual_seed(0)
+    draw = lambda *sizes: torch.randn(*sizes, generator=generator, device=device)  # noqa: E731
     if key.kind == "linear":
         return Alone(F.linear, (draw(widths[1], widths[0]), draw(widths[1])), key.fused), draw(batch * key.size[0], widths[0])
     if key.kind in ("conv", "depthwise", "grouped"):
