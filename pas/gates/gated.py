@@ -23,15 +23,15 @@ from pas.gates.binary import binary
 from pas.surgery.forms import Reader, readers
 
 CHUNK = 1 << 16
-"""Elements of a weight that are multiplied at a time in the backward pass on a CPU: few enough to stay in its cache."""
+"""Elements of a weight that are multiplied at a time on a CPU: few enough to stay in its cache."""
 
 
 def fold(weight: Tensor, gates: Tensor, dim: int) -> Tensor:
     """``weight * gates`` along one dimension, for gates (weight.shape[dim],) that are exactly 0 or 1.
 
-    On a GPU and under a compiler the plain product: what looks at gates there waits for them.
+    On a GPU and under a compiler the plain product: what looks at gates there waits for them. So for small weights: it is one call.
     """
-    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+    if weight.device.type == "cpu" and weight.numel() > CHUNK and not torch.compiler.is_compiling():
         folded: Tensor = _Fold.apply(weight, gates, dim)
         return folded
     return weight * _along(gates, weight, dim)
