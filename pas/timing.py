@@ -34,8 +34,8 @@ SAMPLES = 6
 """Sub-networks that a table is calibrated on."""
 AT_ONCE = 3
 """So many of them take turns with the whole network, so that little time passes between two that are compared."""
-ROUNDS, FEWEST, LONG_MS = 20, 8, 1000.0
-"""Rounds of turns, and how few of them are enough where a network alone takes so long in all of them."""
+ROUNDS, FEWEST, LASTING_MS = 100, 8, 500.0
+"""Rounds of turns: as many as a network alone takes so long in, within these bounds. A moment shows but one of the machine's moods."""
 WARMUP = 3
 MARGIN = 1.01
 """Networks are taken to be slower by this factor than they are predicted to be, so that they land inside of a budget's band and not on its
@@ -93,7 +93,7 @@ def compared(dense: Timed, network: Timed, conditions: Conditions) -> tuple[Rati
 
 def rounds(dense: Timed) -> int:
     """How many rounds of turns a network is worth."""
-    return min(ROUNDS, max(FEWEST, round(LONG_MS / dense.ms())))
+    return min(ROUNDS, max(FEWEST, round(LASTING_MS / dense.ms())))
 
 
 def timed(model: nn.Module, signature: Signature, conditions: Conditions) -> Timed:
