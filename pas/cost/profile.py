@@ -24,7 +24,7 @@ from pas.cost.operators import Key, operators
 from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, begun, matching, points, wanted
 from pas.progress import Bar
 
-PASSES, PROBES = 3, 5
+PASSES, PROBES = 3, 7
 """Every point is measured so often, with others between, and the median counts."""
 CHUNK = 8
 PROBE = Key("conv", (3, 3), (1, 1), (1, 1), (1, 1), (14, 14), "relu")
@@ -150,11 +150,11 @@ def _block(probes: Mapping[int, Kernel]) -> int:
 
 
 def _saved(widths: Sequence[int], ms: np.ndarray, block: int) -> float:
-    """What widths inside of blocks save, as a share of what they would in proportion: the mean over whole blocks."""
+    """What widths inside of blocks save, as a share of what they would in proportion: the median over whole blocks."""
     at = dict(zip(widths, ms, strict=True))
     edges = [width for width in widths if width % block == 0 and width - block >= widths[0] - 1]
     shares = []
     for edge, step in itertools.product(edges, {4, block // 2, block - 4}):
         if edge - step in at:
             shares.append((1 - at[edge - step] / at[edge]) / (step / edge))
-    return float(np.mean(shares)) if shares else 1.0
+    return float(np.median(shares)) if shares else 1.0
