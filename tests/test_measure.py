@@ -10,6 +10,7 @@ from torch import nn
 from pas import models
 from pas.cost.conditions import Conditions
 from pas.cost.measure import Latency, Timed, calm, interval, latency, ratio, turns
+from pas.cost.runtimes import compiled
 from pas.errors import PasError
 
 pytestmark = pytest.mark.usefixtures("exporter")
@@ -42,6 +43,26 @@ def test_smaller_is_faster_and_the_record_is_complete(runtime: str) -> None:
     share = ratio(found["searched"], found["dense"])
     assert 0 < share.low <= share.median <= share.high
     assert "times" not in found["dense"].as_dict()
+
+
+def test_tokens_and_numbers_of_other_precision() -> None:
+    """An embedding reads whole numbers, and computes in the dtype that was asked for."""
+    seen: list[torch.dtype] = []
+    network = nn.Sequential(nn.Embedding(10, 8), nn.Flatten(), nn.Linear(24, 4))
+    network[2].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    tokens = torch.randint(0, 10, (1, 3))
+    found = latency({"a": network}, tokens, Conditions("torch", batch=2, dtype="bfloat16"), repeats=3, warmup=0, spread=None)
+    assert found["a"].dtype == "bfloat16"
+    assert set(seen) == {torch.bfloat16}
+    assert network[2].weight.dtype is torch.float32
+
+
+@pytest.mark.slow
+def test_compiled_kinds_beyond_the_eighth_are_compiled() -> None:
+    """Eight variants of one code are torch's limit; its error, were it met, would be raised, as graphs have to be whole."""
+    call = [compiled() for _ in range(10)]
+    for width, one in enumerate(call, start=1):
+        assert one(nn.Linear(3, width).eval(), torch.ones(1, 3)).shape == (1, width)  # type: ignore[attr-defined]
 
 
 def test_networks_take_turns_and_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

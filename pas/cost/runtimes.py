@@ -27,7 +27,7 @@ def ready(network: nn.Module, x: Tensor, conditions: Conditions) -> tuple[Run, C
     if conditions.runtime == "onnxruntime":
         return _onnxruntime(network, x, conditions.threads), wall_ms
     dtype = getattr(torch, conditions.dtype)
-    x = x.to(conditions.device, dtype)
+    x = x.to(conditions.device, dtype if x.is_floating_point() else x.dtype)  # tokens stay numbers
     network = copy.deepcopy(network).to(conditions.device, dtype)
     if conditions.layout == "channels_last":
         x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
