@@ -16,7 +16,7 @@ from torch import nn
 import pas
 from pas import models
 from pas.cost.conditions import Conditions, Header
-from pas.cost.kernels import kernel
+from pas.cost.kernels import Kernel, kernel
 from pas.cost.operator_onnx import BINARY, UNARY
 from pas.cost.operators import Key, operators
 from pas.cost.table import Network, Table, Writer, matching, points, read, wanted
@@ -113,6 +113,18 @@ def test_operators_that_nobody_can_build_are_refused() -> None:
         kernel(Key("sort"), (10,), Conditions())
     with pytest.raises(PasError, match="no way is known to time 'sort' alone"):
         kernel(Key("sort"), (10,), Conditions("torch"))
+
+
+def test_a_noisy_moment_is_waited_for_and_a_noisy_machine_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of 1 and 3 ms spread over 2 / 2 of their median; allowed are ten times 0.05. The third turn is calm."""
+    waited: list[float] = []
+    monkeypatch.setattr("pas.cost.kernels.time.sleep", waited.append)
+    monkeypatch.setattr("pas.cost.kernels.TRIES", 1)
+    turns = iter([[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 1.0, 1.0]])
+    assert Kernel(KEY, (8, 8), lambda: next(turns), 0.05).ms() == (1.0, 0.0)
+    assert waited == [0.0, 0.5, 2.0]
+    with pytest.raises(PasError, match=r"relu \(8 to 8\) spreads over 100% of their median"):
+        Kernel(KEY, (8, 8), lambda: [1.0, 1.0, 3.0, 3.0], 0.05).ms()
 
 
 def test_points_that_a_network_needs() -> None:
