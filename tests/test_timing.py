@@ -19,7 +19,7 @@ from pas.cost import Conditions
 from pas.cost import profile as profile_module
 from pas.cost.kernels import Kernel
 from pas.cost.profile import PROBE, PROBED, _block, default_path, profile
-from pas.cost.table import read
+from pas.cost.table import Writer, read
 from pas.errors import PasError
 from pas.pipeline import run
 from pas.search import Search
@@ -119,7 +119,11 @@ def test_refusals(tmp_path: Path) -> None:
         search(pas.Budget(latency=0.8), snap="software")
     with pytest.raises(PasError, match="latency: networks of one tensor can be timed"):
         Search(_Two(), (X, X), budget=pas.Budget(latency=0.5), steps=3, conditions=HERE)
-    empty = tmp_path / "table.jsonl"
+    empty = tmp_path / "tables" / "table.jsonl"
+    with pytest.raises(PasError, match=r"there is no latency table in .*table.jsonl; `pas profile --out .*table.jsonl` measures one"):
+        search(pas.Budget(latency=0.8), table=empty)
+    assert not empty.parent.exists()
+    Writer(empty, HERE.header()).close()
     with pytest.raises(PasError, match="the table has no conv"):
         search(pas.Budget(latency=0.8), table=empty)
     profile(pas.signature(dense(), X), HERE, default_path(HERE), None)
