@@ -13,7 +13,7 @@ from torch import nn
 import pas
 from pas.cost.macs import build
 from pas.gates.binary import binary
-from pas.gates.gated import CHUNK, Gated, Gates, fold
+from pas.gates.gated import Gated, Gates, fold
 from pas.surgery.forms import settle
 
 pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
@@ -88,10 +88,10 @@ def test_gate_gradients_by_finite_differences() -> None:
         assert leaf.grad[i].item() == pytest.approx(slope.item(), rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(96, 80, 3, 3), (300, 257), (70000,)])
+@pytest.mark.parametrize("shape", [(96, 80, 3, 3), (300, 257), (70000,), (8, 6, 3, 3), (5,)])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_large_weights_fold_as_the_product_does(shape: tuple[int, ...], share: float) -> None:
-    """They have more elements than `CHUNK`, so a way of their own on a CPU; slope by hand: sum over the rest of weight * gradient."""
+def test_weights_fold_as_the_product_does(shape: tuple[int, ...], share: float) -> None:
+    """Those of more elements than `CHUNK` have a way of their own on a CPU; slope by hand: sum over the rest of weight * gradient."""
     generator = torch.Generator().manual_seed(0)
     for dim in range(min(len(shape), 2)):
         weight = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -100,8 +100,8 @@ def test_large_weights_fold_as_the_product_does(shape: tuple[int, ...], share: f
         sides = (1,) * dim + (-1,) + (1,) * (len(shape) - dim - 1)
         folded = fold(weight, gates, dim)
         folded.backward(slope)
-        assert weight.numel() > CHUNK
         assert torch.equal(folded, weight * gates.view(sides))
+        assert (folded.data_ptr() == weight.data_ptr()) == (share == 1.0)  # open gates copy nothing
         assert torch.equal(weight.grad, slope * gates.view(sides))
         expected = (slope * weight).sum([d for d in range(len(shape)) if d != dim]) if len(shape) > 1 else slope * weight
         assert torch.allclose(gates.grad, expected, rtol=1e-12, atol=1e-12)

@@ -29,17 +29,18 @@ CHUNK = 1 << 16
 def fold(weight: Tensor, gates: Tensor, dim: int) -> Tensor:
     """``weight * gates`` along one dimension, for gates (weight.shape[dim],) that are exactly 0 or 1.
 
-    On a GPU and under a compiler the plain product: what looks at gates there waits for them. So for small weights: it is one call.
+    On a GPU and under a compiler the plain product: what looks at gates there waits for them.
     """
-    if weight.device.type == "cpu" and weight.numel() > CHUNK and not torch.compiler.is_compiling():
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
         folded: Tensor = _Fold.apply(weight, gates, dim)
         return folded
     return weight * _along(gates, weight, dim)
 
 
 class _Fold(torch.autograd.Function):
-    """The product on a CPU, where it costs time: open gates copy nothing, the gradient of the weight is the incoming one with the closed
-    slices zeroed, and the gradient of the gates is summed without a temporary of the weight's size.
+    """The product on a CPU, where it costs time: open gates copy nothing (a copy elsewhere in memory may even give other last bits), the
+    gradient of the weight is the incoming one with the closed slices zeroed, and that of the gates is summed without a temporary of the
+    weight's size.
     """
 
     @staticmethod
@@ -54,6 +55,8 @@ class _Fold(torch.autograd.Function):
         of_gates = _dot(gradient, weight, ctx.dim).to(gates.dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, of_gates, None
+        if gradient.numel() <= CHUNK:  # where one call is all that counts
+            return gradient * _along(gates, gradient, ctx.dim), of_gates, None
         closed = torch.nonzero(gates == 0).flatten()
         if len(closed):  # not in place: the terms of a sum of weights all get the same gradient
             gradient = gradient.index_fill(ctx.dim, closed, 0)
@@ -69,7 +72,7 @@ def _dot(a: Tensor, b: Tensor, dim: int) -> Tensor:
     size = a.shape[dim]
     if a.dim() == 1:
         return a * b
-    if dim != 1:
+    if dim != 1 or a.numel() <= CHUNK:
         return (a * b).sum([d for d in range(a.dim()) if d != dim])
     a, b = a.flatten(1), b.flatten(1)
     rows = max(1, CHUNK // a.shape[1])
