@@ -97,7 +97,7 @@ def test_a_search_under_latency_is_measured_on_the_gpu(runtime: str, dtype: str,
     assert 0.6 < share.median < 0.72
 
 
-def test_graphs_keep_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_keep_what_they_read() -> None:
     """A graph knows addresses: what it reads must outlive the function that captured it."""
     torch.manual_seed(0)
     run = prepared(wide(), torch.zeros(1, 3, 32, 32), Conditions("torch", device="cuda"))

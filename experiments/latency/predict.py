@@ -35,12 +35,32 @@ COLUMNS = ("model", "batch", "threads", "number", "dense_ms", "measured", "calib
 NAMES = {"calibrated": "table, calibrated", "sum": "sum of the table", "macs": "MACs"}
 
 
+def table_of(name: str, conditions: Conditions, out: Path) -> Path:
+    """The file of a network's table."""
+    return out / "tables" / f"{name}-b{conditions.batch}-t{conditions.threads}.jsonl"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What says how latency is measured, but for the batch, and where results go."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE, help="the folder of tables and results: one a device")
+    for field in FIELDS:
+        parser.add_argument(f"--{field}", default=getattr(Conditions(), field))
+    return parser
+
+
+def conditions_of(options: argparse.Namespace, batch: int, spread: float) -> Conditions:
+    """What such arguments say."""
+    return Conditions(batch=batch, threads=options.threads, spread=spread, **{field: getattr(options, field) for field in FIELDS})
+
+
 def predictions(name: str, conditions: Conditions, count: int, out: Path) -> list[dict[str, Any]]:
     """A row a sub-network: measured share of the dense latency, and the predicted ones."""
     torch.manual_seed(0)
     model, console = timm.create_model(name).eval(), Console()
     signature = pas.signature(model, torch.zeros(1, 3, 224, 224))
-    path = out / "tables" / f"{name}-b{conditions.batch}-t{conditions.threads}.jsonl"
+    path = table_of(name, conditions, out)
     found = timing(model, signature, conditions, path, console, measure=True)
     table = profile(signature, conditions, path, console, measure=False)
     cost = found.predicted(signature)
@@ -105,21 +125,16 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], parents=[arguments()])
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--spread", type=float, default=0.1, help="the largest 95 %% interval of a ratio that counts as measured")
-    parser.add_argument("--out", type=Path, default=HERE, help="the folder of tables and results: one a device")
-    for field in FIELDS:
-        parser.add_argument(f"--{field}", default=getattr(Conditions(), field))
     options = parser.parse_args()
-    given, file = {field: getattr(options, field) for field in FIELDS}, options.out / "prediction.csv"
+    file = options.out / "prediction.csv"
     for batch in options.batches:
         for name in options.models:
-            conditions = Conditions(batch=batch, threads=options.threads, spread=options.spread, **given)
-            new = predictions(name, conditions, options.count, options.out)
+            new = predictions(name, conditions_of(options, batch, options.spread), options.count, options.out)
             before = [row for row in read(file) if (row["model"], int(row["batch"])) != (name, batch)]
             write(file, [{key: row[key] for key in COLUMNS} for row in [*before, *new]])
             write(options.out / "summary.csv", summary(read(file)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import timm
 import torch
-from predict import FIELDS, HERE, write
+from predict import arguments, conditions_of, table_of, write
 from rich.console import Console
 from torch import nn
 
@@ -41,20 +41,15 @@ def searched(name: str, budget: float, conditions: Conditions, table: Path) -> n
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], parents=[arguments()])
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=HERE, help="the folder of tables (of predict.py) and results: one a device")
-    for field in FIELDS:
-        parser.add_argument(f"--{field}", default=getattr(Conditions(), field))
     options = parser.parse_args()
-    conditions = Conditions(batch=options.batch, threads=options.threads, **{field: getattr(options, field) for field in FIELDS})
+    conditions = conditions_of(options, options.batch, spread=0.05)
     networks = {name: fused(name) for name in KNOWN}
     for name in SEARCHED:
         for budget in BUDGETS:
-            table = options.out / "tables" / f"{name}-b{options.batch}-t{options.threads}.jsonl"
-            networks[f"{name} at {budget}"] = searched(name, budget, conditions, table)
-    found = latency(networks, X, conditions, repeats=50, warmup=5, spread=0.05)
+            networks[f"{name} at {budget}"] = searched(name, budget, conditions, table_of(name, conditions, options.out))
+    found = latency(networks, X, conditions, repeats=50, warmup=5, spread=conditions.spread)
     rows = []
     for name, one in found.items():
         signature = pas.signature(networks[name], X)
