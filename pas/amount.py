@@ -14,6 +14,8 @@ _NANOSECONDS = {"s": 1e9, "ms": 1e6, "us": 1e3, "µs": 1e3, "ns": 1.0}
 ALLOWED = 'a share in (0, 1], a whole number, or text with a unit like "300 M" or "50 %"'
 ALLOWED_TIME = 'a share in (0, 1], milliseconds above 1, or text with a unit like "8 ms", "500 us" or "50 %"'
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "ms"}
+BAND = 0.03
+"""A network meets a latency when it takes at most that, and at most so much less of it."""
 
 
 def parse(amount: object) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pas import models
 from pas.cost.conditions import Conditions
 from pas.cost.measure import Latency, latency, ratio
+from pas.errors import PasError
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.surgery.fuse import fuse
@@ -24,13 +25,17 @@ def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
     """The networks to be timed, in their fused form, and an input: of a bundle's folder (then `entry` makes the dense network, where it was
     one's own) the dense network and the searched one, else that network alone.
 
-    Raises PasError when there is no such network, or the bundle is damaged.
+    Raises PasError when there is no such network, the bundle is damaged, or another image is asked for than the bundle's own.
     """
     folder = Path(wanted.name or "")
     if wanted.name is None or not folder.is_dir():
+        if len(folder.parts) > 1 and folder.suffix != ".onnx":
+            raise PasError(f"there is no bundle in {folder}: give the folder that pas search wrote, runs/RUN/bundle")
         model, example = network(wanted)
         return {"dense": fuse(model.eval())}, example
     backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
+    if wanted != Wanted(wanted.name, wanted.entry):
+        raise PasError(f"{folder} has its own image size ({backbone.image_size} px), classes and channels: leave them out")
     shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
     own = None if wanted.entry is None else models.from_entry(wanted.entry, {**shape, **backbone.args})
     dense = bundle.dense_of(folder, model=own)

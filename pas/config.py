@@ -251,6 +251,10 @@ class Config:
                 raise PasError(f"options.start: method={self.method.name} takes its widths from method.source; use method=given")
         if self.data.split == "val" and not self.data.val_fraction:
             raise PasError("data.split=val: needs data.val_fraction above 0")
+        if self.cost.runtime == "onnxruntime":
+            for name, own in (("layout", "NCHW"), ("dtype", "float32")):
+                if getattr(self.cost, name) != own:
+                    raise PasError(f"cost.{name}={getattr(self.cost, name)}: ONNX Runtime runs {own}; set cost.runtime=torch or compile")
         if self.method.name == "scratch" and not self.train.dense.epochs:
             raise PasError("method=scratch trains for the dense parent's epochs and more: set train.dense.epochs to them")
         if self.train.search.ema:

@@ -7,6 +7,7 @@ norms while the weights settle; fusing comes after it.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pas.architecture import Architecture
 from pas.axes.capture import forget
 from pas.config import Config
 from pas.cost.macs import macs, params
-from pas.cost.measure import Latency, latency, ratio
+from pas.cost.measure import Latency, Ratio, latency, ratio
 from pas.data import Data, load
 from pas.data.loader import stable_seed
 from pas.environment import environment
@@ -109,7 +110,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     config, this = setting.config, setting.tracker.run
     parent = prepare(setting, start)
     search, searched_for = find(setting, parent.network, start)
-    _verify(setting, search)
+    measured_for = _verify(setting, search)
     architecture = search.architecture
     distributed.agree(architecture.to_json(), "the processes came to different widths: run on machines of one kind")
     with distributed.together():  # the leader alone writes, and may find a full disk
@@ -130,7 +131,9 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
 
     def conclude() -> dict[str, Any]:
         setting.say("measuring latencies, writing the bundle")
+        began = time.monotonic()
         times = _latencies(setting, fuse(parent.network).cpu(), plain)
+        seconds["measure"] = measured_for + time.monotonic() - began
         result = _result(setting, search, architecture, parent, top1, times, seconds)
         searched = config.train.search.epochs if search.method.learns else 0
         result["epochs"] = {"dense": dense_epochs(config), "search": searched, "finetune": recipe.epochs}
@@ -146,21 +149,24 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     return distributed.from_leader(conclude)
 
 
-def _verify(setting: Setting, search: Search) -> None:
-    """Where latency is limited, measure it and settle the widths, once: a resumed run takes what was found before."""
+def _verify(setting: Setting, search: Search) -> float:
+    """Where latency is limited, measure it and settle the widths, once: a resumed run takes what was found before. The seconds of it."""
     if search.timing is None:
-        return
+        return 0.0
     this = setting.tracker.run
     before = distributed.from_leader(lambda: this.read_json("latency.json"))
     if before is not None:
         search.recall(before)
-        return
+        return float(before.get("seconds", 0.0))  # files of earlier versions don't say
     setting.say("measuring the searched network beside the dense one")
+    began = time.monotonic()
     search.verify()
+    seconds = time.monotonic() - began
     found = search.record()
     assert found is not None
     with distributed.together():
-        this.write_json("latency.json", found)
+        this.write_json("latency.json", {**found, "seconds": seconds})
+    return seconds
 
 
 def _as_reloaded(network: nn.Module) -> nn.Module:
@@ -191,7 +197,8 @@ def _result(
     """The content of `result.json`, but for the exactness."""
     config, signature = setting.config, search.signature
     optimality = search.optimality()
-    dense, limits = signature.dense(), [_as_measured(limit, search, times) for limit in search.report()["budget"]]
+    dense, dense_ms, share = signature.dense(), times["dense"].median_ms, ratio(times["searched"], times["dense"])
+    limits = [_as_measured(limit, search, dense_ms, share) for limit in search.report()["budget"]]
     return {
         "schema": 1,
         "run_key": setting.tracker.run.key,
@@ -208,13 +215,13 @@ def _result(
             "top1": parent.top1,
             "params": params(signature, dense),
             "macs": macs(signature, dense),
-            "latency_ms": times["dense"].median_ms,
+            "latency_ms": dense_ms,
         },
         "searched": {
             "top1": top1,
             "params": params(signature, architecture),
             "macs": macs(signature, architecture),
-            "latency_ms": times["searched"].median_ms,
+            "latency_ms": share.median * dense_ms,
             "form": "fused",
         },
         "optimality": None if optimality is None else optimality.as_dict(),
@@ -224,15 +231,17 @@ def _result(
     }
 
 
-def _as_measured(limit: dict[str, Any], search: Search, times: dict[str, Latency]) -> dict[str, Any]:
-    """A limit as its result says it: latency as the median of the last measurement, of which the target is the same share as before."""
+def _as_measured(limit: dict[str, Any], search: Search, dense: float, share: Ratio) -> dict[str, Any]:
+    """A limit as its result says it: latency as in the last measurement, `dense` in ms, of which the target is the same share.
+
+    What the searched network takes is told by the ratio, of turns beside each other: two medians of a noisy machine would say another one.
+    """
     if limit["kind"] != "latency":
         return limit
     relative = next(one.relative for one in search.limits.each if one.kind == "latency")
-    dense, share = times["dense"].median_ms, ratio(times["searched"], times["dense"])
     target = limit["share_target"] * dense if relative else limit["target"]
     found = {"share": share.median, "share_low": share.low, "share_high": share.high, "share_target": target / dense}
-    return {**limit, "target": target, "achieved": times["searched"].median_ms, "dense": dense, "verified_share": limit["share"], **found}
+    return {**limit, "target": target, "achieved": share.median * dense, "dense": dense, "verified_share": limit["share"], **found}
 
 
 def _publish(

@@ -198,10 +198,12 @@ def _ranges(search: Search) -> tuple[Range, ...]:
     widths = search.widths
     order = [np.arange(axis.size) for axis in widths.axes]
     smallest = widths.mask(order, [widths.ladder(a)[0] for a in range(len(order))])
+    under = "" if search.timing is None else search.timing.conditions.brief
     return tuple(
-        Range(limit.kind, limit.told(limit.target), limit.told(limit.cost.at(smallest)), limit.told(limit.dense))
+        Range(limit.kind, limit.told(limit.target), limit.told(limit.cost.at(smallest)), limit.told(limit.dense),
+              under if limit.kind == "latency" else "")
         for limit in search.limits.each
-    )
+    )  # fmt: skip
 
 
 def _peak(device: torch.device) -> int:

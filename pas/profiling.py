@@ -65,8 +65,10 @@ def show(what: str, found: Profile, console: Console) -> None:
         table.add_row(f"{len(total) - ROWS} more", "", f"{rest:.3g}", f"{rest / whole:.1%}")
     console.print(table)
     calibration, dense = found.timing.calibration, found.timing.dense_ms
-    words = f"measured {dense:.4g} ms, predicted {cost.at(mask) / NANOSECONDS:.4g} ms ({calibration.scale:.3f} times the sum of the table"
-    console.print(words + (f" and {calibration.offset:.3g} ms)" if calibration.offset else ")"), highlight=False)
+    console.print(f"measured {dense:.4g} ms, predicted {cost.at(mask) / NANOSECONDS:.4g} ms", highlight=False)
+    fixed = f"; to their sum {calibration.offset:+.3g} ms are added" if calibration.offset else ""
+    words = f"rows are {calibration.scale:.3f} times what operators take alone{fixed}: as whole sub-networks were measured"
+    console.print(words, highlight=False, soft_wrap=True)
     block = f"blocks of {found.timing.block} channels" if found.timing.block > 1 else "no blocks of channels"
     console.print(f"{block}; network {digest(found.signature)}", highlight=False)
     console.print(f"table: {found.path}", highlight=False, soft_wrap=True)

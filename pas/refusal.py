@@ -91,7 +91,7 @@ def _sweep(match: re.Match[str], _: Keys) -> str:
 
 
 def _syntax(match: re.Match[str], _: Keys) -> str:
-    return f"{match['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes"
+    return f"{match['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes that end"
 
 
 def _no_file(match: re.Match[str], _: Keys) -> str:
@@ -117,6 +117,7 @@ _KNOWN: tuple[tuple[str, Words], ...] = (
     (r"Interpolation key '(?P<name>[\w.]+)' not found", _no_target),
     (r"Ambiguous value for argument '(?P<text>[^']*)'", _sweep),
     (r"Error parsing override '(?P<text>[^\n]*)'\n", _syntax),
+    (r"LexerNoViableAltException: (?P<text>[^\n]*)\n", _syntax),
     (r"Key '[^'\n]+' (?:is not in struct|not in '\w+')\s+" + PATH, _unknown_key),
     (
         r"Could not find '(?P<path>[\w/.\-]+)'\s+Available options in '[^']*':\n(?P<known>.*?)\nConfig search",

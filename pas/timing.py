@@ -23,7 +23,7 @@ from pas.cost.conditions import Conditions
 from pas.cost.latency import NANOSECONDS, Calibration, Latency, calibrate
 from pas.cost.measure import Ratio, Timed, prepared, ratio, turns
 from pas.cost.operators import operators
-from pas.cost.profile import Profiled, default_path, locked, profile, summed
+from pas.cost.profile import Profiled, command, default_path, locked, profile, summed
 from pas.cost.table import BLOCK, Axes, Network, Table, Writer, begun, points, wanted
 from pas.errors import PasError
 from pas.progress import Bar
@@ -127,7 +127,7 @@ def timing(
     """
     image_of(signature)
     if path is not None and not measure and not begun(path):
-        raise PasError(f"there is no latency table in {path}; `pas profile --out {path}` measures one")
+        raise PasError(f"there is no latency table in {path}; `{command(path, conditions)}` measures one")
     where = path or default_path(conditions)
     with locked(where):  # what several processes measured at once would disturb each other
         return _timing(model, signature, conditions, where, console, measure=measure or path is None)

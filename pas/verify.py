@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pas.amount import BAND
 from pas.budget import Limit, Limits
 from pas.cost.latency import Calibration, Latency
 from pas.cost.measure import Ratio
@@ -18,8 +19,6 @@ from pas.errors import PasError
 from pas.timing import MARGIN
 
 ROUNDS = 8
-BELOW = 0.03
-"""A network lies in the band when it takes at most the target, and at most so much less of it."""
 
 Land = Callable[[Limits], np.ndarray]
 """The channels that stay under some limits, booleans (C,)."""
@@ -42,7 +41,7 @@ class Verified:
     @property
     def holds(self) -> bool:
         """Whether the network lies in the band, and not on its upper edge."""
-        return (1 - BELOW) * self.target <= self.share.median <= self.target / math.sqrt(MARGIN)
+        return (1 - BAND) * self.target <= self.share.median <= self.target / math.sqrt(MARGIN)
 
     @property
     def rank(self) -> tuple[int, float]:

@@ -39,7 +39,7 @@ def test_what_latency_brought_along_changes_no_names_of_other_runs() -> None:
     assert under.startswith("repvgg_nano-digits-pas-latency0.5-s0-")
     assert run_key(compose(["budget.latency=0.5", "options.snap=none"])) != under
     assert run_key(compose(["budget.latency=0.5", "cost.table=/tmp/table.jsonl"])) == under
-    assert run_key(compose(["cost.layout=channels_last"])) != DEFAULT
+    assert run_key(compose(["cost=torch", "cost.layout=channels_last"])) != run_key(compose(["cost=torch"]))
 
 
 def test_default():
@@ -157,6 +157,8 @@ def test_model_arguments_and_kept_layers():
         # syntax
         ("train.search.lr", "train.search.lr: can't be read; write KEY=VALUE"),
         ("budget.macs=(3", "budget.macs=(3: can't be read; write KEY=VALUE"),
+        ("budget.latency='8 ms", "budget.latency='8 ms: can't be read; write KEY=VALUE, a text with blanks or commas in quotes that end"),
+        ("cost.dtype=bfloat16", "cost.dtype=bfloat16: ONNX Runtime runs float32; set cost.runtime=torch or compile"),
         ("budget.macs=0.3,0.5", "budget.macs=0.3,0.5: add -m to run a sweep"),
     ],
 )  # fmt: skip

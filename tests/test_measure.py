@@ -93,7 +93,8 @@ def test_conditions_are_checked() -> None:
         ({"layout": "NHWC"}, "layout=NHWC: choose from NCHW, channels_last"),
         ({"dtype": "int8"}, "dtype=int8: choose from float32, bfloat16, float16"),
         ({"device": "cuda"}, "ONNX Runtime is timed on the CPU"),
-        ({"dtype": "bfloat16"}, "ONNX Runtime runs the exported network, in float32; for dtype=bfloat16 take runtime=torch or compile"),
+        ({"dtype": "bfloat16"}, "dtype=bfloat16: ONNX Runtime runs what is exported, in float32; take runtime=torch or compile"),
+        ({"layout": "channels_last"}, "layout=channels_last: ONNX Runtime runs what is exported, in NCHW; take runtime=torch"),
     ):
         with pytest.raises(PasError, match=words):
             Conditions(**wrong)

@@ -92,6 +92,7 @@ def test_latencies_are_shares_of_what_was_measured_beside_them(tmp_path: Path, m
     for seed, asked, dense, share in ((0, 0.6, 2.0, 0.58), (1, 0.6, 4.0, 0.6), (0, 0.8, 2.0, 0.78)):
         limit = {"kind": "latency", "target": asked * dense, "achieved": share * dense, "dense": dense, "open": 1.0, "relative": True}
         limit |= {"share": share, "share_low": share - 0.01, "share_high": share + 0.01, "share_target": asked}
+        limit["verified_share"] = 0.98 * asked
         sides = {"dense": {**RESULT["dense"], "latency_ms": dense}, "searched": {**RESULT["searched"], "latency_ms": share * dense}}
         put(tmp_path, f"pas-{asked}-s{seed}", 80.0 + seed, seed=seed, budget=limit, limits=[limit], variant=str(asked), **sides)
     found = cells(collect(tmp_path))
@@ -103,8 +104,25 @@ def test_latencies_are_shares_of_what_was_measured_beside_them(tmp_path: Path, m
     assert "repvgg_nano-digits-latency.png" in names
     assert drawn == [[pytest.approx(0.59 * 8 / 3), pytest.approx(0.78 * 8 / 3)]]
     told = table.reached(json.loads((tmp_path / "pas-0.6-s0" / "result.json").read_text())["budget"])
-    assert told == "1.2 ms, reached 1.16 (96.67% of it); measured 0.5800 of dense (0.5700 to 0.5900)"
+    itself = "3.3% below the target, though the search measured 0.5880: what else runs here moves it"
+    assert told == f"1.2 ms, reached 1.16 (96.67% of it); measured 0.5800 of dense (0.5700 to 0.5900); {itself}"
     assert "1.8 ms" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "verified", "words"),
+    [
+        (0.59, 0.59, None),  # 1.7 % below
+        (0.605, 0.59, "0.8% above the target, which lies within the noise"),
+        (0.62, 0.59, "3.3% above the target, though the search measured 0.5900: what else runs here moves it"),
+        (0.54, 0.55, "10.0% below the target: the steps of the widths, or another limit, allow no nearer"),
+    ],
+)
+def test_a_latency_outside_of_its_band_is_named(share: float, verified: float, words: str | None):
+    limit = {"kind": "latency", "target": 1.2, "achieved": 2 * share, "dense": 2.0, "share": share, "share_low": share - 0.01,
+             "share_high": share + 0.01, "share_target": 0.6, "verified_share": verified}  # fmt: skip
+    told = table.reached(limit).split("; ", 2)
+    assert told[2:] == ([] if words is None else [words])
 
 
 def test_splits_and_settings_are_told_apart(tmp_path: Path):

@@ -120,11 +120,12 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(PasError, match="latency: networks of one tensor can be timed"):
         Search(_Two(), (X, X), budget=pas.Budget(latency=0.5), steps=3, conditions=HERE)
     empty = tmp_path / "tables" / "table.jsonl"
-    with pytest.raises(PasError, match=r"there is no latency table in .*table.jsonl; `pas profile --out .*table.jsonl` measures one"):
+    way = r"`pas profile MODEL --out .*table.jsonl --batch 32 --spread .*` measures"
+    with pytest.raises(PasError, match=rf"there is no latency table in .*table.jsonl; {way}"):
         search(pas.Budget(latency=0.8), table=empty)
     assert not empty.parent.exists()
     Writer(empty, HERE.header()).close()
-    with pytest.raises(PasError, match="the table has no conv"):
+    with pytest.raises(PasError, match=rf"table.jsonl lacks \d+ points, conv .* for one; {way}"):
         search(pas.Budget(latency=0.8), table=empty)
     profile(pas.signature(dense(), X), HERE, default_path(HERE), None)
     with pytest.raises(PasError, match=r"is of .* batch 32, 1 thread; this is .* batch 2, 1 thread"):
@@ -203,19 +204,24 @@ def test_profile_and_benchmark_say_what_they_measured(capsys: pytest.CaptureFixt
         main(["profile", *arguments, "--spread", "1e9"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for words in ("onnxruntime (onnxruntime ", "conv 3x3 p1x1", "measured", "predicted", "times the sum of the table", "table: "):
+    for words in ("onnxruntime (onnxruntime ", "conv 3x3 p1x1", "measured", "predicted", "times what operators take alone", "table: "):
         assert words in shown
     with pytest.raises(SystemExit) as ended:
-        main(["benchmark", *arguments, "--json", "--spread", "1e9", "--repeats", "3"])
+        main(["benchmark", *arguments, "--json", "--spread", "1e9", "--repeats", "6"])
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert found["network"] == "repvgg_micro"
     assert found["dense"]["median_ms"] > 0
     assert "ratio" not in found
-    with pytest.raises(SystemExit) as ended:
-        main(["benchmark"])
-    assert ended.value.code == 2
-    assert "pas benchmark BUNDLE_OR_MODEL" in capsys.readouterr().err
+    for wrong, words in (
+        ([], "pas benchmark BUNDLE_OR_MODEL"),
+        (["repvgg_micro", "--repeats", "5"], "an interval of 95 % needs at least 6 rounds"),
+        (["runs/none/bundle"], "there is no bundle in runs/none/bundle: give the folder that pas search wrote"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["benchmark", *wrong])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
     wanted = Wanted("repvgg_micro", image_size=32, num_classes=10, in_chans=1)
     made = profiling.profile(wanted, OTHER, tmp_path / "own.jsonl", Console(quiet=True))
     assert made.path == tmp_path / "own.jsonl"
@@ -246,6 +252,10 @@ def test_a_run_under_latency_and_its_benchmark(tmp_path: Path, monkeypatch: pyte
     assert limit["achieved"] == result["searched"]["latency_ms"]
     assert limit["target"] == pytest.approx(0.8 * limit["dense"])
     assert limit["verified_share"] == json.loads((folder / "latency.json").read_text())["measured"]["share"]
+    assert limit["achieved"] / limit["dense"] == pytest.approx(limit["share"])
+    assert result["seconds"]["measure"] > 0
+    with pytest.raises(PasError, match=r"bundle has its own image size \(32 px\), classes and channels: leave them out"):
+        benchmark.benchmark(Wanted(str(folder / "bundle"), image_size=64), HERE, repeats=3)
     found = benchmark.benchmark(Wanted(str(folder / "bundle")), HERE, repeats=3)
     benchmark.show("bundle", found, Console())
     shown = capsys.readouterr().out

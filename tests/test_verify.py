@@ -13,13 +13,14 @@ from test_latency_cost import made_up, network
 
 from pas.allocate.landing import Widths, land
 from pas.allocate.snapping import steps
+from pas.amount import BAND
 from pas.axes.signature import Signature
 from pas.budget import Limit, Limits
 from pas.cost.latency import NANOSECONDS, Calibration, Latency, build
 from pas.cost.measure import Ratio
 from pas.errors import PasError
 from pas.timing import MARGIN
-from pas.verify import BELOW, Verified, latency_of, latency_state, slower, verify, with_latency_state
+from pas.verify import Verified, latency_of, latency_state, slower, verify, with_latency_state
 
 
 def case(share: float, *, relative: bool = True) -> tuple[Signature, Latency, Limits, Widths, np.ndarray]:
@@ -45,7 +46,7 @@ def test_a_wrong_prediction_is_corrected(share: float, scale: float, offset_ms: 
         return Ratio(found, found * 0.99, found * 1.01), true.at(everything) / NANOSECONDS
 
     corrected, found = verify(limits, lambda now: land(widths, scores, now.load), measure)
-    assert (1 - BELOW) * share <= true.at(found.mask) / true.at(everything) <= share
+    assert (1 - BAND) * share <= true.at(found.mask) / true.at(everything) <= share
     assert np.array_equal(land(widths, scores, corrected.load), found.mask)  # what an export lands on from now on
 
 

@@ -21,10 +21,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Conditions:
     """How a network will be run: with this runtime, on `batch` examples at once, by so many CPU threads, on "cpu" or "cuda".
 
-    `layout` and `dtype`: how torch keeps images in memory, and in which numbers it computes; ONNX Runtime chooses the first by itself and
-    runs what is exported, which is float32. `spread`: the largest 95 % interval of a ratio of two
-    networks that counts as measured, as a share of it; single operators, of which there are many, may spread over ten times as much.
-    Raises PasError for what isn't among the choices.
+    `layout` and `dtype`: how torch keeps images in memory, and in which numbers it computes; ONNX Runtime runs what is exported, which is
+    NCHW in float32. `spread`: the largest 95 % interval of a ratio of two networks that counts as measured, as a share of it; single
+    operators, of which there are many, may spread over ten times as much. Raises PasError for what isn't among the choices.
     """
 
     runtime: str = "onnxruntime"
@@ -48,8 +47,14 @@ class Conditions:
             raise PasError(f"spread={self.spread}: must be above 0")
         if self.runtime == "onnxruntime" and self.device != "cpu":
             raise PasError(f"ONNX Runtime is timed on the CPU; for {self.device} take runtime=torch or compile")
-        if self.runtime == "onnxruntime" and self.dtype != "float32":
-            raise PasError(f"ONNX Runtime runs the exported network, in float32; for dtype={self.dtype} take runtime=torch or compile")
+        for name, own in (("layout", "NCHW"), ("dtype", "float32")):
+            if self.runtime == "onnxruntime" and getattr(self, name) != own:
+                raise PasError(f"{name}={getattr(self, name)}: ONNX Runtime runs what is exported, in {own}; take runtime=torch or compile")
+
+    @property
+    def brief(self) -> str:
+        """Runtime, batch and threads in a few words."""
+        return f"{self.runtime}, batch {self.batch}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
     def header(self) -> Header:
         """The same with everything else that times depend on. Raises PasError when there is no such device."""

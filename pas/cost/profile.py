@@ -22,6 +22,7 @@ from pas.cost.latency import Latency, build
 from pas.cost.measure import torch_threads
 from pas.cost.operators import Key, operators
 from pas.cost.table import BLOCK, Axes, Table, Widths, Writer, begun, matching, points, wanted
+from pas.errors import PasError
 from pas.progress import Bar
 
 PASSES, PROBES = 3, 7
@@ -48,6 +49,13 @@ def default_path(conditions: Conditions) -> Path:
     words = [header.device, header.runtime, *header.versions.values(), header.dtype, header.layout]
     name = "-".join([*words, f"b{header.batch}", f"t{header.threads}"])
     return Path(root) / "latency" / (re.sub(r"[^\w.-]+", "_", name) + ".jsonl")
+
+
+def command(path: Path, conditions: Conditions) -> str:
+    """The `pas profile` of these conditions that begins a table in a file, or goes on with it."""
+    own = Conditions()
+    words = [f"--{name} {value}" for name, value in vars(conditions).items() if value != getattr(own, name)]
+    return " ".join(["pas profile MODEL --out", str(path), *words])
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,10 @@ def profile(signature: Signature, conditions: Conditions, path: Path, console: C
             writer.runtime(table.block, table.reference_ms)
     axes = wanted(operators(signature), signature, max(table.block, BLOCK))
     missing = [(key, widths) for key, widths in points(axes) if not table.has(key, widths)]
-    if missing and measure:
+    if missing and not measure:
+        key, widths = missing[0]
+        raise PasError(f"{path} lacks {len(missing)} points, {key} at widths {widths} for one; `{command(path, conditions)}` measures them")
+    if missing:
         _fill(table, missing, conditions, path, console)
     return Profiled(path, table, axes)
 

@@ -132,7 +132,7 @@ def read(path: Path) -> Table:
         try:
             _take(table, json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise PasError(f"{path}, line {number} is damaged: delete it, and pas profile measures it again") from error
+            raise PasError(f"{path}: line {number} is damaged; delete that line, and pas profile measures it again") from error
     return table
 
 
@@ -153,7 +153,8 @@ def matching(path: Path, header: Header) -> Table:
     """The table in a file if it was measured like this. Raises PasError, naming both, if not."""
     table = read(path)
     if table.header != header:
-        raise PasError(f"{path} is of {table.header}; this is {header}: times of one say nothing about the other")
+        way = "name another file for these conditions, or ask for those of this one"
+        raise PasError(f"{path} is of {table.header}; this is {header}: times of one say nothing about the other; {way}")
     return table
 
 

@@ -19,8 +19,8 @@ from pas.runs import read_metrics
 COLUMNS = (
     "run_key", "model", "data", "split", "method", "seed", "settings", "budget_kind", "budget_target", "budget_achieved", "budget_dense",
     "budget_open", "dense_top1", "top1", "dense_params", "params", "dense_macs", "macs", "dense_latency_ms", "latency_ms", "speedup",
-    "form", "mask_slice", "slice_fuse", "fuse_onnx", "prepare_s", "search_s", "finetune_s", "device", "threads", "torch", "timm",
-    "python", "commit", "dirty",
+    "form", "mask_slice", "slice_fuse", "fuse_onnx", "prepare_s", "search_s", "finetune_s", "measure_s", "device", "threads", "torch",
+    "timm", "python", "commit", "dirty",
 )  # fmt: skip
 
 

@@ -30,12 +30,15 @@ class Held:
 
 @dataclass(frozen=True)
 class Range:
-    """A limit in absolute units: what was asked for, the least that the minimum widths allow, and the dense cost."""
+    """A limit in absolute units: what was asked for, the least that the minimum widths allow, and the dense cost; `under`: the conditions
+    of a latency.
+    """
 
     kind: str
     target: float
     smallest: float
     dense: float
+    under: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def show(plan: Plan, console: Console) -> None:
     lines.append(("dense", ", ".join(f"{human(plan.dense[kind])} {UNITS[kind]}" for kind in KINDS)))
     for one in plan.ranges:
         share = f"{_percent(one.target / one.dense)} of dense; possible: {human(one.smallest)} to {human(one.dense)}"
-        lines.append(("budget", f"{human(one.target)} {UNITS[one.kind]}, {share}"))
+        under = f" ({one.under})" if one.under else ""
+        lines.append(("budget", f"{human(one.target)} {UNITS[one.kind]}{under}, {share}"))
     lines += [("training", f"{stage.name}: {stage.instead or _length(stage)}{_judging(stage)}") for stage in plan.stages]
     if plan.first is not None:
         lines.append(("", f"before all that: {_time(plan.first.seconds)} for {plan.first.folder.name}"))

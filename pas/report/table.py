@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pas.amount import UNITS, human
+from pas.amount import BAND, UNITS, human
 from pas.report.collect import Finished, cells, speedup
 
 
@@ -38,27 +38,43 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
 
 
 def reached(limit: Mapping[str, Any]) -> str:
-    """A limit, what the network costs, and what the search came to by itself where the export moved that by over 1 %."""
+    """A limit, what the network costs, and what the open channels cost where the export opened or closed over 1 % of that."""
     target, achieved, itself = limit["target"], limit["achieved"], limit.get("open")
     words = f"{human(target)} {UNITS[limit['kind']]}, reached {human(achieved)} ({achieved / target:.2%} of it)"
     if limit["kind"] == "latency":  # its parts are of different measurements, but for their ratio
-        return f"{words}; measured {limit['share']:.4f} of dense ({limit['share_low']:.4f} to {limit['share_high']:.4f})"
+        measured = f"{words}; measured {limit['share']:.4f} of dense ({limit['share_low']:.4f} to {limit['share_high']:.4f})"
+        return "; ".join([measured, *_outside(limit)])
     if itself is None or abs(itself - achieved) <= 0.01 * target:
         return words
-    return f"{words}; the search itself came to {human(itself)} ({itself / target:.1%})"
+    return f"{words}; before the export the open channels took {human(itself)} ({itself / target:.1%})"
+
+
+def _outside(limit: Mapping[str, Any]) -> list[str]:
+    """What to think of a network that was measured above its target, or further below it than the band of a budget reaches."""
+    target, before = limit["share_target"], limit["verified_share"]
+    excess = limit["share"] / target - 1
+    if -BAND <= excess <= 0:
+        return []
+    side = f"{abs(excess):.1%} {'above' if excess > 0 else 'below'} the target"
+    if excess > 0 and limit["share_low"] <= target:
+        return [f"{side}, which lies within the noise"]
+    if -BAND <= before / target - 1 <= 0:
+        return [f"{side}, though the search measured {before:.4f}: what else runs here moves it"]
+    return [f"{side}: the steps of the widths, or another limit, allow no nearer"]
 
 
 def optimal(gap: Mapping[str, Any]) -> str:
     """How far the widths lie from the best ones for the search's own importances."""
-    least = f"{1 - gap['bound']:.3%} at {'best' if gap['exact'] else 'least'}"
-    return f"of the importance {1 - gap['reached']:.3%} is given up, within this budget {least} (gap {gap['gap']:.3%})"
+    least = f"{1 - gap['bound']:.3%} (gap {'' if gap['exact'] else 'at most '}{gap['gap']:.3%})"
+    best = "the best widths within this budget give up" if gap["exact"] else "no widths within this budget give up less than"
+    return f"of the importance {1 - gap['reached']:.3%} is given up; {best} {least}"
 
 
 def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:
     """All of it as one page: means over seeds, every run, and the figures."""
     lines = ["# Results", "", *_means(runs), "", "## Runs", "", *_all(runs), ""]
     lines += ["MACs are multiply-adds of one image in the fused form. Top-1 is measured on the split that is named, after the last epoch. "
-              "Speed-up is the ratio of the median latencies of the two networks, measured in one process."]  # fmt: skip
+              "Speed-up is the dense latency over the searched one, measured by turns in one process."]  # fmt: skip
     if figures:
         lines += ["", "## Figures", ""]
         lines += [_picture(path.relative_to(folder)) for path in figures]
