@@ -234,9 +234,12 @@ class Search:
         return lifted
 
     def settled(self) -> nn.Module:
-        """A copy of the backbone as the gates left it: what a dropped channel did to running statistics is undone."""
-        backbone = copy.deepcopy(self.backbone)
-        settle(backbone, self.current, self.landed())
+        """A copy of the backbone as the method left it: with what it does to weights beside its gates, and without what a dropped channel
+        did to running statistics.
+        """
+        backbone, mask = copy.deepcopy(self.backbone), self.landed()
+        self.method.settle(backbone, mask)
+        settle(backbone, self.current, mask)
         return backbone
 
     def slice(self) -> nn.Module:

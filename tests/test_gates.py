@@ -13,7 +13,7 @@ from torch import nn
 import pas
 from pas.cost.macs import build
 from pas.gates.binary import binary
-from pas.gates.gated import Gated, Gates, fold
+from pas.gates.gated import Gated, Gates, fold, scale, through
 from pas.surgery.forms import settle
 
 pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
@@ -152,3 +152,18 @@ def test_cost_gradient_by_hand() -> None:
     build(signature, "macs")(leaf).backward()
     axis = signature.axis("0")
     assert leaf.grad[axis.start : axis.start + 4].tolist() == [3 * 9 * 16 + 5 * 16] * 4
+
+
+def test_folds_by_hand() -> None:
+    """w = [[1, 2], [3, 4]] along dimension 1, incoming gradient [[1, 10], [100, 1000]]: gate gradients are 1 + 300 and 20 + 4000."""
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    incoming = torch.tensor([[1.0, 10.0], [100.0, 1000.0]], dtype=torch.float64)
+    gates = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    whole, masked = incoming.tolist(), [[1.0, 0.0], [100.0, 0.0]]
+    for folded, of_weight in ((fold, masked), (scale, masked), (through, whole)):
+        found = folded(weight, gates, 1)
+        assert found.tolist() == [[1.0, 0.0], [3.0, 0.0]]
+        one, two = torch.autograd.grad(found, (weight, gates), incoming)
+        assert (one.tolist(), two.tolist()) == (of_weight, [301.0, 4020.0])
+    soft = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w, g: scale(w, g, 1), (weight, soft))

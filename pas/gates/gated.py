@@ -10,6 +10,7 @@ on the feature map gets, summed over its readers, and alive for a closed channel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -22,6 +23,8 @@ from pas.axes.signature import Signature
 from pas.gates.binary import binary
 from pas.surgery.forms import Reader, readers
 
+Fold = Callable[[Tensor, Tensor, int], Tensor]
+"""(weight, gates along one of its dimensions, that dimension) -> the weight that the network runs with."""
 CHUNK = 1 << 16
 """Elements of a weight that are multiplied at a time on a CPU: few enough to stay in its cache."""
 
@@ -35,6 +38,30 @@ def fold(weight: Tensor, gates: Tensor, dim: int) -> Tensor:
         folded: Tensor = _Fold.apply(weight, gates, dim)
         return folded
     return weight * _along(gates, weight, dim)
+
+
+def scale(weight: Tensor, gates: Tensor, dim: int) -> Tensor:
+    """``weight * gates`` along one dimension, for gates of any value."""
+    return weight * _along(gates, weight, dim)
+
+
+def through(weight: Tensor, gates: Tensor, dim: int) -> Tensor:
+    """``weight * gates`` along one dimension for gates that are 0 or 1, whose gradient the weight gets as if all of them were open."""
+    passed: Tensor = _Through.apply(weight, gates, dim)
+    return passed
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gates: Tensor, dim: int) -> Tensor:
+        ctx.save_for_backward(weight, gates)
+        ctx.dim = dim
+        return weight * _along(gates, weight, dim)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        weight, gates = ctx.saved_tensors
+        return gradient, _dot(gradient, weight, ctx.dim).to(gates.dtype) if ctx.needs_input_grad[1] else None, None
 
 
 class _Fold(torch.autograd.Function):
@@ -115,15 +142,17 @@ class Gates(nn.Module):
 class Gated(nn.Module):
     """`backbone` with the gates folded into what reads each channel. Same inputs and outputs as the backbone.
 
-    With all gates open it computes exactly what the backbone computes.
+    With all gates open it computes exactly what the backbone computes. `fold`: how a weight and its gates become the weight that is run:
+    for gates that are 0 or 1 (`fold`), for those of any value (`scale`), or with all of the weight's gradient (`through`).
     """
 
     _table: Tensor
 
-    def __init__(self, backbone: nn.Module, signature: Signature, gates: Gates) -> None:
+    def __init__(self, backbone: nn.Module, signature: Signature, gates: Gates, fold: Fold = fold) -> None:
         super().__init__()
         self.backbone = backbone
         self.gates = gates
+        self._fold = fold
         self._folds = _plan(backbone, signature, set(gates.free.tolist()))
         self._also = _other_places(backbone, {name for name, _, _ in self._folds})
         tables = [table.flatten() for _, _, table in self._folds]
@@ -142,7 +171,7 @@ class Gated(nn.Module):
         for (name, dim, table), gates in zip(self._folds, everywhere, strict=True):
             weight = found[name] if name in found else attrgetter(name)(self.backbone)
             open_ = gates.view(table.shape).prod(1) if table.dim() > 1 else gates
-            found[name] = fold(weight, open_, dim)
+            found[name] = self._fold(weight, open_, dim)
         return found
 
 

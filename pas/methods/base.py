@@ -82,9 +82,9 @@ class Method(ABC):
     inherits: bool = True
     lands: bool = True
 
-    def __init__(self, problem: Problem, noise: float = 0.0) -> None:
+    def __init__(self, problem: Problem, gates: Gates | None = None) -> None:
         self.problem = problem
-        self.gates = Gates(problem.signature.channels, problem.free, noise)
+        self.gates = gates or Gates(problem.signature.channels, problem.free)
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
         """The network to train instead of the backbone: here, with the gates folded into its weights."""
@@ -110,6 +110,12 @@ class Method(ABC):
     @abstractmethod
     def scores(self) -> np.ndarray:
         """How much each channel deserves to stay (channels,): the order in which the export closes or reopens them."""
+
+    def settle(self, backbone: nn.Module, mask: np.ndarray) -> None:
+        """Write into a network of its own weights (a copy of the one that is trained) what the method does to them beside its gates, for an
+        export that keeps the channels of `mask` (channels,); nothing by default.
+        """
+        del backbone, mask
 
     def relimit(self, limits: Limits) -> None:
         """Take limits whose costs were measured anew, of the same network."""

@@ -26,6 +26,7 @@ from pas.allocate.projection import best, common_shift
 from pas.budget import Limits
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
+from pas.gates.gated import Gates
 from pas.methods.base import Method, Problem, axis_mean
 
 EDGE = 1e-4
@@ -74,7 +75,7 @@ class Pas(Method):
         samples: float,
         noise: float,
     ) -> None:
-        super().__init__(problem, noise)
+        super().__init__(problem, Gates(problem.signature.channels, problem.free, noise))
         self.scarcity, self.follow, self.samples = scarcity, bool(follow), round(samples)
         self.judged = False
         self.gate_lr, self.reach, self.memory = gate_lr, reach, memory

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pas.budget import Limits
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.binary import THRESHOLD
+from pas.gates.gated import Gates
 from pas.methods.base import Method, Problem, axis_mean
 
 EDGE = 1e-4
@@ -66,7 +67,7 @@ class PasPaper(Method):
         spread: float,
         noise: float,
     ) -> None:
-        super().__init__(problem, noise)
+        super().__init__(problem, Gates(problem.signature.channels, problem.free, noise))
         self.alpha, self.decay, self.rate = alpha, decay, multiplier
         self.both_sides, self.normalise = bool(both_sides), bool(normalise)
         self.guard, self.spread, self.initial = round(guard), spread, initial
