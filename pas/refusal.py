@@ -91,7 +91,7 @@ def _sweep(match: re.Match[str], _: Keys) -> str:
 
 
 def _syntax(match: re.Match[str], _: Keys) -> str:
-    return f"{match['text']}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes that end"
+    return f"{' '.join(match['text'].split())}: can't be read; write KEY=VALUE, a text with blanks or commas in quotes that end"
 
 
 def _no_file(match: re.Match[str], _: Keys) -> str:
