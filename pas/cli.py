@@ -8,15 +8,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pas import __version__
+from pas import __version__, verbs
 from pas.errors import PasError, told
 from pas.stop import Stopped, stoppable
-
-if TYPE_CHECKING:
-    from pas.cost.conditions import Conditions
-    from pas.wanted import Wanted
 
 SEARCH = """\
 usage: pas search [-m] [GROUP=CHOICE ...] [KEY=VALUE ...]
@@ -49,7 +44,31 @@ examples:
   pas search model=python model.entry=package.module:function data=fashion_mnist
   pas search model=onnx model.path=net.onnx data=fashion_mnist
 """
-HINTS = {"search": "; the same command goes on from the last checkpoint", "profile": "; the same command goes on with what is missing"}
+COMPARE = """\
+usage: pas compare [--table-only] [GROUP=CHOICE ...] [KEY=VALUE ...]
+
+Run methods under the same budget, recipe, order of images and epochs over several seeds, and print one table: top-1
+(mean and standard deviation) right after the cut, with batch norms re-estimated, after one epoch of fine-tuning and at
+the end; the cost, the measured latency, the seconds spent, and a paired test against the best baseline. The dense
+parent is trained once. What is finished is not run again.
+
+{groups}
+
+  method=A,B      the rows; or compare.rows of an experiment: labels with any settings
+  seed=0,1,2      the seeds (the default)
+  KEY=V1,V2       of any other setting: a table for each value, such as budget.macs=0.3,0.5, and a figure over them
+  compare.processes=2      runs at a time (1 shows its progress; several, of a thread each, write to a log)
+  compare.folder=FOLDER    where the table (comparison.md, .csv, .png) and copies of the results go (default: paths.runs)
+  compare.baselines=[uniform]  the rows of which the best one is what the others are held against
+  dry_run=true    say what one run of each row would take, and all of them
+  --table-only    the table of what is there
+
+examples:
+  pas compare method=uniform,magnitude,pas budget.macs=0.3
+  pas compare experiment=cifar10_resnet20_methods compare.processes=2
+"""
+MISSING = "; the same command goes on with what is missing"
+HINTS = {"search": "; the same command goes on from the last checkpoint", "profile": MISSING, "compare": MISSING}
 """What to do after a stop."""
 
 
@@ -79,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(given: list[str]) -> int:
     if given[:1] == ["search"]:
         return _search(given[1:])
+    if given[:1] == ["compare"]:
+        return _compare(given[1:])
     options = _parser().parse_args(given)
     return options.verb(options)
 
@@ -90,12 +111,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: pas search budget.macs=0.3 (pas VERB --help says more)",
     )
     parser.add_argument("--version", action="version", version=f"pas {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
+    group = parser.add_subparsers(title="verbs", metavar="VERB")
     parser.set_defaults(verb=lambda _: _help(parser))
-    # listed here; `main` hands its arguments to Hydra before this parser sees them
-    verbs.add_parser("search", help="search widths under a budget, fine-tune, write a bundle", add_help=False)
+    # listed here; `main` hands their arguments to Hydra before this parser sees them
+    group.add_parser("search", help="search widths under a budget, fine-tune, write a bundle", add_help=False)
+    group.add_parser("compare", help="many methods under one budget and recipe, over several seeds: one table", add_help=False)
 
-    inspect = _verb(verbs, "inspect", _inspect, "the axes of a network: sizes, where they live, what is frozen and why",
+    inspect = _verb(group, "inspect", verbs.inspect, "the axes of a network: sizes, where they live, what is frozen and why",
                     "pas inspect mobilenetv2_100 --image-size 64")  # fmt: skip
     _network(inspect)
     inspect.add_argument("--json", action="store_true", help="as JSON")
@@ -103,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
                          help="all of one axis, or of each that a pattern such as 'blocks.*.heads' names")  # fmt: skip
     inspect.add_argument("--svg", type=Path, metavar="FILE", help="also draw the axes and the weights between them (.svg, .png or .pdf)")
 
-    profile = _verb(verbs, "profile", _profile, "measure the operators of a network at every width: a latency table",
+    profile = _verb(group, "profile", verbs.profile, "measure the operators of a network at every width: a latency table",
                     "pas profile mobilenetv2_100 --batch 1 --threads 1")  # fmt: skip
     more = "Resumable: the same command goes on from where it was stopped. A search under latency does it by itself."
     profile.description = f"{profile.description} {more}"
@@ -112,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--out", type=Path, metavar="FILE", help="the table's file (default: one for these conditions below PAS_CACHE, or "
                          "~/.cache/pas)")  # fmt: skip
 
-    benchmark = _verb(verbs, "benchmark", _benchmark, "the latency of a network, or of a bundle beside its dense parent",
+    benchmark = _verb(group, "benchmark", verbs.benchmark, "the latency of a network, or of a bundle beside its dense parent",
                       "pas benchmark runs/RUN/bundle --threads 2")  # fmt: skip
     _network(benchmark, bundles=True)
     _conditions(benchmark)
@@ -120,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
                            "which an interval can be told (default: 50)")  # fmt: skip
     benchmark.add_argument("--json", action="store_true", help="as JSON")
 
-    evaluate = _verb(verbs, "evaluate", _evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
+    evaluate = _verb(group, "evaluate", verbs.evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
                      "pas evaluate runs/RUN/bundle --data digits")  # fmt: skip
     evaluate.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder that pas search wrote: runs/RUN/bundle")
     evaluate.add_argument(
@@ -130,11 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--root", metavar="FOLDER", help="where the data is (default: the environment's PAS_DATA)")
 
     report = _verb(
-        verbs, "report", _report, "results.csv, results.md and all figures of a folder of runs", "pas report runs/"
+        group, "report", verbs.report, "results.csv, results.md and all figures of a folder of runs", "pas report runs/"
     )
     report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs")
 
-    diff = _verb(verbs, "diff", _diff, "what two searches of one network decided differently, axis by axis",
+    diff = _verb(group, "diff", verbs.diff, "what two searches of one network decided differently, axis by axis",
                  "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip
     diff.description = f"{diff.description} Exits with 0 when they are equal, 1 when they differ, 2 on trouble."
     for side in ("a", "b"):
@@ -165,16 +187,6 @@ def _network(verb: argparse.ArgumentParser, *, bundles: bool = False) -> None:
     verb.add_argument("--in-chans", type=_positive, default=3, metavar="N", help="channels of the image (default: 3)")
 
 
-def _wanted(options: argparse.Namespace) -> Wanted:
-    """The network that was named."""
-    from pas.wanted import Wanted
-
-    if options.onnx and options.num_classes:
-        raise PasError("an ONNX file has its own number of classes: leave out --num-classes")
-    classes = options.num_classes or 1000
-    return Wanted(options.model, options.entry, options.onnx, options.image_size, classes, options.in_chans)
-
-
 def _conditions(verb: argparse.ArgumentParser) -> None:
     """The arguments that say how latency is measured."""
     verb.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime (default; on the CPU), torch, or compile")
@@ -189,25 +201,19 @@ def _conditions(verb: argparse.ArgumentParser) -> None:
                       "alone: of its time) that counts as measured (default: 0.05)")  # fmt: skip
 
 
-def _conditions_of(options: argparse.Namespace) -> Conditions:
-    from pas.cost.conditions import Conditions
-
-    return Conditions(options.runtime, options.batch, options.threads, options.device, options.layout, options.dtype, options.spread)
-
-
 def _help(parser: argparse.ArgumentParser) -> int:
     parser.print_help()
     return 0
 
 
 def _verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    group: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     run: Callable[[argparse.Namespace], int],
     what: str,
     example: str,
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
+    parser = group.add_parser(
         name, help=what, description=what[0].upper() + what[1:] + ".", epilog=f"example: {example}"
     )
     parser.set_defaults(verb=run)
@@ -235,6 +241,15 @@ def _search(arguments: list[str]) -> int:
     return launch(arguments)
 
 
+def _compare(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(COMPARE.format(groups=_groups()), end="")
+        return 0
+    from pas.compare import compare
+
+    return compare(arguments)
+
+
 def _groups() -> str:
     """Every group of conf/ with its choices."""
     conf = Path(__file__).resolve().parent / "conf"
@@ -248,97 +263,3 @@ def _groups() -> str:
     return "\n".join(lines)
 
 
-def _inspect(options: argparse.Namespace) -> int:
-    import json
-
-    from rich.console import Console
-
-    from pas import inspection
-
-    if options.svg is not None:
-        from pas.report.figures import checked
-
-        checked(options.svg)
-    wanted = _wanted(options)
-    name, found = wanted.label, inspection.inspect(wanted)
-    if options.json:
-        print(json.dumps(inspection.as_json(name, found, options.axis), indent=1))
-    elif options.axis is not None:
-        inspection.show_axis(found, options.axis, Console())
-    else:
-        inspection.show(name, found, Console())
-    if options.svg is not None:
-        from pas.report.drawing import draw
-
-        draw(found, options.svg, inspection.title(name, found))
-        print(f"wrote {options.svg}", file=sys.stderr)
-    return 0
-
-
-def _profile(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from pas import profiling
-
-    wanted = _wanted(options)
-    found = profiling.profile(wanted, _conditions_of(options), options.out, Console(stderr=True))
-    profiling.show(wanted.label, found, Console())
-    return 0
-
-
-def _benchmark(options: argparse.Namespace) -> int:
-    import json
-
-    from rich.console import Console
-
-    from pas import benchmark
-
-    wanted = _wanted(options)
-    if not wanted.label:
-        raise PasError("give a bundle's folder or a timm name: pas benchmark BUNDLE_OR_MODEL")
-    found = benchmark.benchmark(wanted, _conditions_of(options), repeats=options.repeats)
-    name = wanted.name or wanted.label
-    if options.json:
-        print(json.dumps(benchmark.as_json(name, found), indent=1))
-    else:
-        benchmark.show(name, found, Console())
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from pas.publish.bundle import read_config
-    from pas.publish.evaluate import evaluate
-
-    metrics = evaluate(options.bundle, options.data, options.root, options.entry)
-    trained = read_config(options.bundle)["pas"].get("data", options.data)
-    if trained != options.data:
-        print(f"pas: {options.bundle} was searched on {trained}, not {options.data}", file=sys.stderr)
-    print(
-        f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
-    )
-    return 0
-
-
-def _diff(options: argparse.Namespace) -> int:
-    import json
-
-    from rich.console import Console
-
-    from pas import difference
-
-    found = difference.difference(options.a, options.b)
-    if options.figure:
-        difference.draw(found, options.figure)
-    if options.json:
-        print(json.dumps(difference.as_json(found), indent=1))
-    else:
-        difference.show(found, Console())
-    return 0 if found.equal else 1
-
-
-def _report(options: argparse.Namespace) -> int:
-    from pas.report import page
-
-    for path in page.write(options.runs):
-        print(path)
-    return 0

@@ -141,7 +141,9 @@ class RecipeConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """The three stages. A search and a fine-tuning need at least an epoch; `dense.epochs: 0` takes the weights as they are."""
+    """The three stages. `dense.epochs: 0` takes the weights as they are, `finetune.epochs: 0` (with `search.epochs: 0`, where the method
+    decides before the first step) leaves the cut network as it is.
+    """
 
     dense: RecipeConfig
     search: RecipeConfig
@@ -209,6 +211,22 @@ class PathsConfig:
 
 
 @dataclass(kw_only=True)
+class CompareConfig:
+    """What `pas compare` runs: all `rows` in all `cells`, both label -> overrides, for all `seeds`; it changes no run.
+
+    `baselines`: labels of the rows of which the best one is what the others are held against. `processes`: runs at a time. `folder`: where
+    the table, its figure and copies of the results go; null means beside the runs.
+    """
+
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=rule(lambda v: len(v) > 0, "a list of seeds"))
+    baselines: list[str] = field(default_factory=lambda: ["uniform", "magnitude"])
+    processes: int = field(default=1, metadata=at_least(1))
+    folder: str | None = None
+
+
+@dataclass(kw_only=True)
 class Config:
     """All of a run. Raises PasError when a value is outside of its range.
 
@@ -227,6 +245,7 @@ class Config:
     logger: LoggerConfig = field(
         default_factory=LoggerConfig
     )  # logger=null is no choice, so the class's own values stand
+    compare: CompareConfig = field(default_factory=CompareConfig)
     paths: PathsConfig
     seed: int = field(metadata=at_least(0))
     dry_run: bool = False
@@ -239,9 +258,6 @@ class Config:
             raise PasError("model=onnx and model.path=FILE.onnx belong together: set both")
         if all(amount is None for amount in vars(self.budget).values()):
             raise PasError("budget: set budget.macs, budget.params or budget.latency, for example budget.macs=0.5")
-        for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):
-            if recipe.epochs < 1:
-                raise PasError(f"train.{stage}.epochs={recipe.epochs}: must be a number of at least 1")
         self.method.options = checked_options(self.method.options, "method.options")
         if self.method.source is not None:
             self.method.source.options = checked_options(self.method.source.options, "method.source.options")

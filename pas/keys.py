@@ -60,7 +60,7 @@ def _short(identity: dict[str, Any]) -> str:
 
 
 def _identity(config: Config) -> dict[str, Any]:
-    whole = {name: value for name, value in asdict(config).items() if name not in ("paths", "logger", "hardware", "dry_run")}
+    whole = {name: value for name, value in asdict(config).items() if name not in ("compare", "paths", "logger", "hardware", "dry_run")}
     whole["data"].pop("root")
     if config.model.weights is not None:
         whole["model"]["weights"] = _weights(Path(config.model.weights))

@@ -34,6 +34,7 @@ from pas.plan import Plan, plan
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
+from pas.recovery import Recovery
 from pas.report import figures
 from pas.result import read_result
 from pas.runs import Run, open_run, run_folder
@@ -120,8 +121,11 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     masked = mask(backbone, search.current, search.remaining)
     images = _images(setting)
     exactness = {"mask_slice": _error(masked, small, images)}
-    recipe = last_recipe(config, search)
-    small, tuned_for = finetune(setting, small, recipe, parent.network)
+    recipe, recovery = last_recipe(config, search), Recovery(setting)
+    if search.method.inherits:
+        setting.say("measuring the cut network")
+        recovery.after_cut(small)
+    small, tuned_for = finetune(setting, small, recipe, parent.network, recovery.after_epoch)
     wide = forget(copy.deepcopy(small)).cpu().double()
     exactness["slice_fuse"] = _error(wide, fuse(wide), images)
     plain = _as_reloaded(fuse(small))
@@ -137,6 +141,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
         result = _result(setting, search, architecture, parent, top1, times, seconds)
         searched = config.train.search.epochs if search.method.learns else 0
         result["epochs"] = {"dense": dense_epochs(config), "search": searched, "finetune": recipe.epochs}
+        result["recovery"] = recovery.found
         result["exactness"] = {**exactness, "fuse_onnx": None}
         _publish(setting, plain, architecture, images, result)
         axes = search.signature.prunable
@@ -226,7 +231,7 @@ def _result(
         },
         "optimality": None if optimality is None else optimality.as_dict(),
         "seconds": seconds,
-        "latency": times["searched"].as_dict(),
+        "latency": {**times["searched"].as_dict(), "share": share.median, "share_low": share.low, "share_high": share.high},
         "environment": environment(str(setting.device)),
     }
 

@@ -137,7 +137,10 @@ def plan(setting: Setting, start: Architecture | None, first: Plan | None = None
         searching = Stage("search", "none: this method decides before the first step", example_seconds=once.notes.example_seconds)
     searching = replace(searching, examples=min(search.method.samples, len(setting.data.train)))
     recipe = last_recipe(config, search)
-    _, tuning = _rehearse("finetune", setting, lambda few: finetune(few, search.slice(), recipe, network))
+    if recipe.epochs:
+        _, tuning = _rehearse("finetune", setting, lambda few: finetune(few, search.slice(), recipe, network))
+    else:
+        tuning = Stage("finetune", "none: the cut network stays as it is")
     instead = _instead(config, first)
     if instead is None:
         _, dense = _rehearse("dense", setting, lambda few: train_dense(few, copy.deepcopy(network), few.tracker.run))

@@ -66,7 +66,9 @@ def refuse_early(setting: Setting, network: nn.Module, start: Architecture | Non
         _recipe(stage)
     trial = copy.deepcopy(network)
     _refuse_logits(setting, trial)
-    search_of(setting, trial, 1, start)
+    search = search_of(setting, trial, 1, start)
+    if search.method.learns and not setting.config.train.search.epochs:
+        raise PasError(f"train.search.epochs=0: method={setting.config.method.name} learns while it trains; give it at least 1")
     if setting.config.model.entry is not None or setting.config.model.path is not None:
         with TemporaryDirectory() as folder:
             onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
@@ -203,14 +205,22 @@ def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]]
     return lambda row: setting.tracker.log({**row, **search.numbers()})
 
 
-def finetune(setting: Setting, small: nn.Module, recipe: Recipe, parent: nn.Module) -> tuple[nn.Module, float]:
-    """Train the sliced network in its training form; it (or its running average), and the seconds that it took."""
+def finetune(
+    setting: Setting, small: nn.Module, recipe: Recipe, parent: nn.Module, after_epoch: Callable[[nn.Module], None] | None = None
+) -> tuple[nn.Module, float]:
+    """Train the sliced network in its training form; it (or its running average), and the seconds that it took.
+
+    `after_epoch`: looks at the network after the first epoch. Without epochs the network comes back as it is.
+    """
+    if not recipe.epochs:
+        return small, 0.0
     random_seed(setting.config.seed)
     config, tracker = setting.config, setting.tracker
     # equal totals, so each method goes on with the epochs after those that its weights have seen
     seen = dense_epochs(config) + config.train.search.epochs + config.train.finetune.epochs - recipe.epochs
     section = "finetune" if named(config.method.name).inherits else "dense"
-    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent, first_epoch=max(0, seen), section=section)
+    return _train(setting, small, recipe, "finetune", tracker.run, tracker.log, parent, first_epoch=max(0, seen), section=section,
+                  after_epoch=after_epoch)  # fmt: skip
 
 
 def dense_epochs(config: Config) -> int:
@@ -244,9 +254,11 @@ def _train(
     parent: nn.Module | None = None,
     first_epoch: int = 0,
     section: str | None = None,
+    after_epoch: Callable[[nn.Module], None] | None = None,
 ) -> tuple[nn.Module, float]:
     """A training without a search: the network (or its running average), and the seconds that it took."""
     loader = setting.loader("train", recipe.batch_size, train=True)
+    steps = setting.steps(recipe, loader)
     fitted = fit(
         network,
         loader,
@@ -257,8 +269,9 @@ def _train(
         section=section,
         device=setting.device,
         sync_norm=setting.config.hardware.sync_norm,
-        steps=setting.steps(recipe, loader),
+        steps=steps,
         first_epoch=first_epoch,
+        marks=None if after_epoch is None else {round(steps / recipe.epochs): after_epoch},
         log=log,
         checkpoint=setting.checkpoint(run, stage),
         progress=setting.console,

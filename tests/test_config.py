@@ -143,7 +143,7 @@ def test_model_arguments_and_kept_layers():
         ("train.dense.lr=0", "train.dense.lr=0.0: must be a number above 0"),
         ("train.dense.lr=inf", "train.dense.lr=inf: must be a number above 0"),
         ("train.dense.lr=nan", "train.dense.lr=nan: must be a number above 0"),
-        ("train.search.epochs=0", "train.search.epochs=0: must be a number of at least 1"),
+        ("train.search.epochs=-1", "train.search.epochs=-1: must be a number of at least 0"),
         ("train.dense.schedule=cos", "train.dense.schedule=cos: must be one of cosine, step, none"),
         ("hardware.device=gpu", "hardware.device=gpu: must be auto, cpu, cuda or cuda:N"),
         ("hardware.precision=fp16", "hardware.precision=fp16: must be one of fp32, bf16"),

@@ -49,7 +49,7 @@ def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path
     a_row = -(-len(names) // count)
     pieces = [slice(first, first + a_row) for first in range(0, len(names), a_row)]
     longest = max(len(name) for name in names)
-    figure = _figure(max(6.0, 1.2 + 0.29 * a_row), len(pieces) * (3.1 + 0.075 * longest) + 0.6)
+    figure = figure_of(max(6.0, 1.2 + 0.29 * a_row), len(pieces) * (3.1 + 0.075 * longest) + 0.6)
     panels = figure.subplots(2 * len(pieces), 1, squeeze=False, height_ratios=[3, 1] * len(pieces))[:, 0]
     for row, piece in enumerate(pieces):
         upper, lower = panels[2 * row], panels[2 * row + 1]
@@ -75,7 +75,7 @@ def pair(
     count = -(-len(names) // LAYERS_A_ROW)
     a_row = -(-len(names) // count)
     longest = max(len(name) for name in names)
-    figure = _figure(max(6.0, 1.2 + 0.29 * a_row), count * (3.3 + 0.075 * longest) + 0.9)
+    figure = figure_of(max(6.0, 1.2 + 0.29 * a_row), count * (3.3 + 0.075 * longest) + 0.9)
     panels = figure.subplots(2 * count, 1, squeeze=False, height_ratios=[3, 2] * count)[:, 0]
     for row, first in enumerate(range(0, len(names), a_row)):
         piece = slice(first, first + a_row)
@@ -97,7 +97,7 @@ def pair(
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Mapping[str, float]) -> Path:
     """What `metrics.jsonl` tells of the stages one after the other: loss, accuracy, open channels, cost and its target."""
     shown = [name for name in CURVES if any(name in row for row in rows)]
-    figure = _figure(3.2 * len(shown), 2.9)
+    figure = figure_of(3.2 * len(shown), 2.9)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     starts, stages = _offsets(rows)
     for axes, name in zip(panels, shown, strict=True):
@@ -111,7 +111,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Ma
         axes.set_xlabel("step")
         axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _plain(axes)
+        plain(axes)
     found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=len(found), frameon=False, fontsize=8)
@@ -122,7 +122,7 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
     """Accuracy against cost over a sweep: mean and standard deviation over seeds, a line a method, and the dense network."""
     kind = group[0].kind
     name = "latency_ms" if kind == "latency" else kind
-    figure = _figure(5.6, 3.8)
+    figure = figure_of(5.6, 3.8)
     axes = figure.subplots()
     methods = sorted({cell.label for cell in group})
     whole = [run for cell in group for run in cell.runs]
@@ -145,7 +145,7 @@ def front(group: Sequence[Cell], path: Path, title: str) -> Path:
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.legend(frameon=False, fontsize=8, loc="best")
-    _plain(axes)
+    plain(axes)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     return save(figure, path)
 
@@ -163,7 +163,7 @@ def _bars(axes: Axes, dense: Sequence[int], kept: Sequence[int], *, slots: int) 
     axes.set_ylim(0, 1.08 * top)
     axes.set_ylabel("channels")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _plain(axes)
+    plain(axes)
 
 
 def _shares(axes: Axes, names: Sequence[str], dense: Sequence[int], kept: Sequence[int], *, slots: int) -> None:
@@ -177,7 +177,7 @@ def _shares(axes: Axes, names: Sequence[str], dense: Sequence[int], kept: Sequen
     axes.set_yticks([0, 50, 100])
     axes.set_ylabel("kept (%)")
     axes.tick_params(axis="x", length=0)
-    _plain(axes)
+    plain(axes)
 
 
 def _two_bars(
@@ -192,7 +192,7 @@ def _two_bars(
     axes.set_xlim(-0.6, slots - 0.4)
     axes.set_ylim(0, 1.04 * max(dense))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _plain(axes)
+    plain(axes)
     axes.tick_params(axis="x", length=0)
 
 
@@ -239,12 +239,12 @@ def _tick(value: float, _: int) -> str:
     return f"{value:g}"
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     # not through pyplot: no global state, no window, nothing to close
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#aab2bb")
     axes.tick_params(colors=INK, labelsize=7)

@@ -114,8 +114,8 @@ def show(plan: Plan, console: Console) -> None:
         lines.append(("budget", f"{human(one.target)} {UNITS[one.kind]}{under}, {share}"))
     lines += [("training", f"{stage.name}: {stage.instead or _length(stage)}{_judging(stage)}") for stage in plan.stages]
     if plan.first is not None:
-        lines.append(("", f"before all that: {_time(plan.first.seconds)} for {plan.first.folder.name}"))
-    total = _time(plan.seconds)
+        lines.append(("", f"before all that: {time_in_words(plan.first.seconds)} for {plan.first.folder.name}"))
+    total = time_in_words(plan.seconds)
     lines.append(("time", f"{total} of training, at the speed of the few steps taken just now"))
     lines.append(("", "(reading the data, measuring at the end and the bundle come on top)"))
     lines.append(("memory", _memory(plan.memory)))
@@ -156,18 +156,19 @@ def _few(names: list[str]) -> str:
 
 def _length(stage: Stage) -> str:
     size = f"{stage.steps} steps of {stage.batch_size} images, {stage.batches} an epoch"
-    return f"{size}, {_time(stage.step_seconds)} each: {_time(stage.steps * stage.step_seconds)}"
+    return f"{size}, {time_in_words(stage.step_seconds)} each: {time_in_words(stage.steps * stage.step_seconds)}"
 
 
 def _judging(stage: Stage) -> str:
-    return f"; before that, {stage.examples} examples judge the channels: {_time(stage.judging)}" if stage.examples else ""
+    return f"; before that, {stage.examples} examples judge the channels: {time_in_words(stage.judging)}" if stage.examples else ""
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _time(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
     for unit, scale, least in (("h", 3600.0, 2.0), ("min", 60.0, 2.0), ("s", 1.0, 1.0)):
         if seconds >= least * scale:
             return f"{seconds / scale:.1f} {unit}"

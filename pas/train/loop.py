@@ -66,6 +66,7 @@ def fit(
     before: torch.optim.Optimizer | None = None,
     extra_loss: Callable[[], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
+    marks: Mapping[int, Callable[[nn.Module], None]] | None = None,
     status: Callable[[], Values] | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     checkpoint: Checkpoint | None = None,
@@ -87,6 +88,7 @@ def fit(
         before: the optimiser of the steps before `begin`, over the same parameters; its momenta are taken over.
         extra_loss: added once a step, such as a search's penalty.
         after_step: called after the optimiser's step, such as a search's step.
+        marks: steps after which to look at the network (or its running average), which counts as no time of the training.
         status: what to show and log beside the loss; read only when it is shown or logged.
         log: takes a row {stage, epoch, step, loss, lr, top1, seconds, numbers of status} ten times an epoch. Rows
             written after the last checkpoint come again, with equal values, when the training resumes there.
@@ -173,6 +175,10 @@ def fit(
                     raise
             if ema is not None:
                 ema.update(model, step=place.step)
+            if marks is not None and place.step in marks:
+                paused = time.monotonic()
+                marks[place.step](model if ema is None else ema.module)
+                started += time.monotonic() - paused
 
             place.seconds = time.monotonic() - started
             ended = place.step == last
