@@ -14,6 +14,7 @@ from pas.errors import PasError
 from pas.rule import ABOVE_ZERO, BELOW_ONE, BUDGET, LATENCY_BUDGET, TEXT, at_least, check, checked_options, one_of, or_none, rule
 
 SPLITS = ("val", "test")
+CALIBRATIONS = ("train", "noise", "digits", "fashion_mnist", "cifar10", "cifar100", "imagefolder")
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,7 @@ class ModelConfig:
 class DataConfig:
     """`root`: null means the environment's PAS_DATA. `subset`: so many training images. Sizes are in pixels.
 
+    `calibration`: what methods look at before the first step: `train`, images of the task; another set's; or `noise`, which is none at all.
     `split`: what results are measured on: `val`, cut from the training images, while one chooses; `test` at the very end.
     """
 
@@ -50,6 +52,7 @@ class DataConfig:
     image_size: int | None = field(default=None, metadata=or_none(at_least(4)))
     val_fraction: float = field(metadata=BELOW_ONE)
     split: str = field(default="test", metadata=one_of(*SPLITS))
+    calibration: str = field(default="train", metadata=one_of(*CALIBRATIONS))
     subset: int | None = field(default=None, metadata=or_none(at_least(1)))
     crop_padding: int = field(metadata=at_least(0))
     flip: bool

@@ -27,6 +27,7 @@ def run_key(config: Config) -> str:
 def dense_key(config: Config) -> str:
     """The name of the dense parent's training, which all runs share that start from it."""
     whole = _identity(config)
+    whole["data"].pop("calibration", None)  # what a search looks at
     shared = {name: whole[name] for name in ("model", "data", "task", "seed")} | {"dense": whole["train"]["dense"]}
     return _key(config, ["dense"], shared)
 
@@ -69,6 +70,8 @@ def _identity(config: Config) -> dict[str, Any]:
     if config.budget.latency is None:  # runs keep the names from before there were such fields
         whole["budget"].pop("latency")
         whole["options"].pop("snap")
+    if config.data.calibration == "train":
+        whole["data"].pop("calibration")
     if config.cost.layout == "NCHW":
         whole["cost"].pop("layout")
     if config.cost.dtype == "float32":

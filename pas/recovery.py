@@ -39,8 +39,8 @@ class Recovery:
         self.found["cut"] = self._top1(small)
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in small.modules()):
             other = copy.deepcopy(small).to(self.setting.device)
-            examples = self.setting.examples(min(BATCH, len(self.setting.data.train)))
-            recalibrate(other, (x.to(self.setting.device) for x, _ in itertools.islice(examples, BATCHES)))
+            images = self.setting.loader("train", BATCH, train=True, shared=False).epoch(0)
+            recalibrate(other, (x for x, _ in itertools.islice(images, BATCHES)))
             self.found["renorm"] = self._top1(other)
         self._save()
 

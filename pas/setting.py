@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pas.config import Config
 from pas.criteria import Batch
-from pas.data import Augment, Data, Loader, make_loader
+from pas.data import Augment, Data, Loader, load, make_loader
+from pas.data.calibration import foreign, noise
 from pas.runs import Run
 from pas.tasks import classification
 from pas.tracking import Tracker
@@ -42,8 +43,16 @@ class Setting:
         )
 
     def examples(self, batch_size: int) -> Iterator[Batch]:
-        """Batches of training images for a method to judge channels by, the same on every process."""
-        return self.loader("train", batch_size, train=True, shared=False).epoch(0)
+        """Batches for a method to look at before the first step, the same on every process: training images, unless the configuration
+        names another source.
+        """
+        data, seed = self.config.data, self.config.seed
+        if data.calibration == "train":
+            return self.loader("train", batch_size, train=True, shared=False).epoch(0)
+        if data.calibration == "noise":
+            return noise(self.data, batch_size, seed, self.device)
+        found = load(data.calibration, root=data.root, image_size=self.data.image_size, val_fraction=0.0)
+        return foreign(found, self.data, batch_size, seed, self.device)
 
     def say(self, line: str) -> None:
         """A line for the person who waits."""
