@@ -25,6 +25,8 @@ import pas
 from pas import models
 
 ROUNDS = 8
+PLAIN = argparse.Namespace(compile=False, precision="fp32")
+"""How steps run."""
 
 
 def cpu_seconds(step: Callable[[], None]) -> float:
@@ -49,13 +51,13 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float | str]:
     torch.manual_seed(0)
     x, y = torch.randn(options.batch, 3, options.size, options.size), torch.randint(0, 10, (options.batch,))
     model = models.create(name, num_classes=10, in_chans=3).train()
-    dense = plain_step(model, x, y)
+    dense = plain_step(model, x, y, PLAIN)
     row: dict[str, float | str] = {"model": name, "budget": options.budget}
     for label, cuts in (("whole", []), ("shrinking", sorted(options.shrink))):
         search = pas.Search(model, x[:1], budget=pas.Budget(macs=options.budget), steps=options.steps, round_to=4)
         done, total = 0, 0.0
         for cut in [*cuts, 1.0]:
-            step = gated_step(search, x, y)
+            step = gated_step(search, x, y, PLAIN)
             until = round(cut * options.steps)
             for _ in range(until - done):
                 step()
@@ -64,17 +66,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float | str]:
             done = until
             if cut < 1:
                 search = search.shrink()
-        sliced = ratio({"dense": dense, "sliced": plain_step(search.slice().train(), x, y)})["sliced"]
+        sliced = ratio({"dense": dense, "sliced": plain_step(search.slice().train(), x, y, PLAIN)})["sliced"]
         row[f"search, {label}"], row["sliced"] = round(total, 3), round(sliced, 3)
         row[f"all, {label}"] = round(options.search * total + (1 - options.search) * sliced, 3)
     uniform = pas.Search(model, x[:1], budget=pas.Budget(macs=options.budget), steps=1, round_to=4, method="uniform")
-    row["sliced, uniform"] = round(ratio({"dense": dense, "sliced": plain_step(uniform.slice().train(), x, y)})["sliced"], 3)
+    row["sliced, uniform"] = round(ratio({"dense": dense, "sliced": plain_step(uniform.slice().train(), x, y, PLAIN)})["sliced"], 3)
     return row
 
 
 def _still(search: pas.Search, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     """A gated step that is timed but does not count: the method's clock is put back."""
-    step, method = gated_step(search, x, y), search.method
+    step, method = gated_step(search, x, y, PLAIN), search.method
 
     def timed() -> None:
         state = {key: value.clone() for key, value in method.state_dict().items()}
