@@ -242,9 +242,10 @@ class Config:
         for stage, recipe in (("search", self.train.search), ("finetune", self.train.finetune)):
             if recipe.epochs < 1:
                 raise PasError(f"train.{stage}.epochs={recipe.epochs}: must be a number of at least 1")
-        self.method.options = checked_options(self.method.options, "method.options")
+        self.method.options = checked_options(self.method.options, "method.options", self.method.name)
         if self.method.source is not None:
-            self.method.source.options = checked_options(self.method.source.options, "method.source.options")
+            source = self.method.source
+            source.options = checked_options(source.options, "method.source.options", source.name)
             if self.method.source.name == "given":
                 raise PasError("method.source=given: the widths of a file come by method=given options.start=FILE, without a control")
             if self.options.start is not None:
