@@ -12,12 +12,12 @@ from pas.errors import PasError
 
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 """Options of methods that are shares; all others only have to be finite and not negative."""
-WEIGHTS = ("group_l1", "group_l2", "bn_scale", "random")
+WITHOUT_DATA = ("group_l1", "group_l2", "bn_scale", "random")
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "uniform": {"criterion": ("magnitude", "l1", *WEIGHTS)},
-    "magnitude": {"criterion": ("magnitude", "l1", *WEIGHTS)},
+    "uniform": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
+    "magnitude": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
     "spa": {
-        "criterion": (*WEIGHTS, "taylor_squared", "taylor_abs", "fisher", "snip", "grasp", "crop"),
+        "criterion": (*WITHOUT_DATA, "taylor_squared", "taylor_abs", "fisher", "snip", "grasp", "crop"),
         "reduce": ("sum", "mean", "max", "prod", "first"),
         "normalise": ("none", "sum", "mean", "max", "standardise", "gaussian"),
     },

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pas import distributed
 from pas.allocate.landing import land
 from pas.criteria import NORMALISERS, REDUCTIONS, WITH_DATA, WITHOUT_DATA, Batch, Loss, from_data, from_weights
 from pas.methods.base import Problem
@@ -26,7 +27,8 @@ class Spa(Once):
     data, which decide in `calibrate`; the others decide at once. `per_cost`: 1 divides an importance by the mean cost of a channel of its
     axis, in the dense network; 0 is published.
 
-    The published search drops a share of the channels; here they fall until the budget's band is met.
+    The published search drops a share of the channels; here they fall until the budget's band is met. Of several processes each judges by
+    the examples that it is given, and the mean of their importances counts.
     """
 
     def __init__(self, problem: Problem, *, criterion: str, reduce: str, normalise: str, samples: float, per_cost: float) -> None:
@@ -45,7 +47,9 @@ class Spa(Once):
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
         if self.samples:
             how = (self.criterion, self.reduce, self.normalise)
-            self._decide(self._weighed(from_data(self._backbone, self.problem.signature, *how, batches, loss, self.samples)))
+            found = torch.from_numpy(from_data(self._backbone, self.problem.signature, *how, batches, loss, self.samples))
+            agreed = distributed.total(found.to(self.gates.value.device)) / distributed.world()  # alike on every process
+            self._decide(self._weighed(agreed.cpu().numpy()))
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
         return land(self.problem.widths, scores, self.problem.limits.load)
