@@ -136,7 +136,7 @@ def test_random_draws_one_number_a_channel_alike_for_axes_of_all_sizes() -> None
 
 def test_snip_by_hand() -> None:
     """x = 1 and -3: s = 5, a = 10. w g = 5 * 10 * (6, 4) in both slots, 1000 in all: shares of 0.3 and 0.2 twice."""
-    for batches in ([batch(1, -3)], [batch(1), batch(-3)]):
+    for batches in ([batch(1, -3)], [batch(1, 1), batch(-3, -3)]):
         assert judged("snip", *batches) == pytest.approx([0.6, 0.4])
 
 
@@ -168,7 +168,7 @@ def test_grasp_and_crop_by_hand() -> None:
     """|g|^2 / 2 = s^2 a^2 N / 2 with N = |w|^2 + |v|^2, whose gradient is H g: by w_i, s^2 (a N v_i + a^2 w_i). With v = (3, -4): s = 5,
     a = 2, N = 30, so w_i (H g)_i = 25 (60 w_i v_i + 4 w_i^2) = (9400, -5900), and of v the same with v_i^2: (9900, -4400).
     """
-    for batches in ([batch(1, -3)], [batch(1), batch(-3)]):
+    for batches in ([batch(1, -3)], [batch(1, 1), batch(-3, -3)]):
         assert judged("grasp", *batches, v1=-4) == pytest.approx([19300, -10300])
         assert judged("crop", *batches, v1=-4) == pytest.approx([19300, 10300])
     assert judged("grasp", batch(1, -3)) == pytest.approx([122500, 102500])  # v = (3, 4): a = 10, 25 (300 w v + 100 w^2)
@@ -282,6 +282,14 @@ def test_curvature_of_attention() -> None:
 
 
 # -- the mode of norms
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "crop"])
+def test_an_example_alone_has_no_statistics(criterion: str) -> None:
+    """So a third one, in a batch of its own, counts for nothing, and two alone are too few."""
+    assert judged(criterion, batch(1, -3), batch(7)) == judged(criterion, batch(1, -3))
+    with pytest.raises(PasError, match="two examples in one batch"):
+        judged(criterion, batch(1), batch(-3))
 
 
 @pytest.mark.parametrize("criterion", WITH_DATA)

@@ -4,7 +4,7 @@ w is a weight, g the gradient of the mean loss by it, H the Hessian. A higher nu
 changes w by -w. Criteria of trained networks (Taylor, Fisher) are taken in eval mode. Those of networks at their initialisation (SNIP,
 GraSP, CroP) see norms in training mode, as published: the statistics of a fresh norm are those of no data; everything else, such as
 dropout, is in eval mode also there, so that the same data gives the same numbers. Norms that were merged into a re-parameterised
-block's kernel count with their running statistics.
+block's kernel count with their running statistics, and batches of a single example, which has no statistics, are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pas.errors import PasError
 from pas.surgery.fuse import fuse
 
 Criterion = Callable[[nn.Module, Maps, list[Batch], Loss], Maps]
-"""(network, its weights, examples, loss) -> one number a weight. The mode of the network is the criterion's to set."""
+"""(network, its weights, examples, loss) -> one number a weight."""
+AT_INITIALISATION = ("snip", "grasp", "crop")
+"""Criteria for which norms are in training mode."""
 
 
 def maps(criterion: str, model: nn.Module, signature: Signature, batches: Iterable[Batch], loss: Loss, samples: int) -> Maps:
@@ -31,10 +33,14 @@ def maps(criterion: str, model: nn.Module, signature: Signature, batches: Iterab
 
     Raises PasError when there are fewer than two examples, or derivatives are not finite.
     """
-    examples = list(first(batches, samples))
+    fresh = criterion in AT_INITIALISATION
+    examples = [batch for batch in first(batches, samples) if count(batch) > fresh]
     if sum(map(count, examples)) < 2:
-        raise PasError(f"{criterion} judges by data, and its norms by a batch's statistics: it needs at least two examples")
-    network = fuse(model).requires_grad_(False)
+        raise PasError(f"{criterion} needs at least two examples{' in one batch, for the statistics of norms' if fresh else ''}")
+    network = fuse(model).requires_grad_(False).eval()
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.training = fresh  # of it alone: some hold a dropout
     judged = {name: weight.requires_grad_() for name, weight in weights(network, signature).items()}
     found = {name: value.detach() for name, value in GRADIENTWISE[criterion](network, judged, examples, loss).items()}
     if not all(bool(value.isfinite().all()) for value in found.values()):
@@ -46,13 +52,13 @@ def taylor_squared(network: nn.Module, weights: Maps, batches: list[Batch], loss
     """(w g)^2, the squared first-order change of the loss, g the gradient over one batch, then the mean over batches (Molchanov et al.,
     https://arxiv.org/abs/1906.10771, the first-order criterion).
     """
-    moment = mean(network.eval(), weights, batches, loss, torch.square)
+    moment = mean(network, weights, batches, loss, torch.square)
     return {name: weight.square() * moment[name] for name, weight in weights.items()}
 
 
 def taylor_abs(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) -> Maps:
     """|w g|, the same without the square."""
-    size = mean(network.eval(), weights, batches, loss, torch.abs)
+    size = mean(network, weights, batches, loss, torch.abs)
     return {name: weight.abs() * size[name] for name, weight in weights.items()}
 
 
@@ -60,7 +66,6 @@ def fisher(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) 
     """w^2 E_n[g_n^2] / 2 - w g, the change of the loss to second order, with sign: optimal brain damage (LeCun et al., 1989, there with
     g = 0), its diagonal Hessian the empirical Fisher information, from the gradients g_n of single examples.
     """
-    network.eval()
     slope = mean(network, weights, batches, loss)
     information = mean(network, weights, singles(batches), loss, torch.square)
     return {name: weight.square() * information[name] / 2 - weight * slope[name] for name, weight in weights.items()}
@@ -68,7 +73,7 @@ def fisher(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) 
 
 def snip(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) -> Maps:
     """|w g| over its sum in the whole network: the connection sensitivity of SNIP (Lee et al., https://arxiv.org/abs/1810.02340)."""
-    slope = mean(_with_batch_statistics(network), weights, batches, loss)
+    slope = mean(network, weights, batches, loss)
     sizes = {name: (weight * slope[name]).abs() for name, weight in weights.items()}
     total = torch.stack([size.sum() for size in sizes.values()]).sum()
     return {name: size / total.clamp_min(torch.finfo(size.dtype).tiny) for name, size in sizes.items()}
@@ -101,17 +106,7 @@ GRADIENTWISE: dict[str, Criterion] = {
 
 
 def _flow(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) -> Maps:
-    """w (H g), the network in the mode of its initialisation; g over all examples, and so H."""
-    _with_batch_statistics(network)
+    """w (H g); g over all examples, and so H."""
     slope = mean(network, weights, batches, loss)
     product = hessian_times(network, weights, batches, loss, slope)
     return {name: weight * product[name] for name, weight in weights.items()}
-
-
-def _with_batch_statistics(network: nn.Module) -> nn.Module:
-    """Norms in training mode, everything else in eval mode."""
-    network.eval()
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    return network
