@@ -261,9 +261,10 @@ class Config:
             raise PasError("model=onnx and model.path=FILE.onnx belong together: set both")
         if all(amount is None for amount in vars(self.budget).values()):
             raise PasError("budget: set budget.macs, budget.params or budget.latency, for example budget.macs=0.5")
-        self.method.options = checked_options(self.method.options, "method.options")
+        self.method.options = checked_options(self.method.options, "method.options", self.method.name)
         if self.method.source is not None:
-            self.method.source.options = checked_options(self.method.source.options, "method.source.options")
+            source = self.method.source
+            source.options = checked_options(source.options, "method.source.options", source.name)
             if self.method.source.name == "given":
                 raise PasError("method.source=given: the widths of a file come by method=given options.start=FILE, without a control")
             if self.options.start is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -12,8 +12,17 @@ from pas.errors import PasError
 
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 """Options of methods that are shares; all others only have to be finite and not negative."""
-CHOICES = {"criterion": ("magnitude", "l1")}
-"""Options of methods that are words."""
+WITHOUT_DATA = ("group_l1", "group_l2", "bn_scale", "random")
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "uniform": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
+    "magnitude": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
+    "spa": {
+        "criterion": (*WITHOUT_DATA, "taylor_squared", "taylor_abs", "fisher", "snip", "grasp", "crop"),
+        "reduce": ("sum", "mean", "max", "prod", "first"),
+        "normalise": ("none", "sum", "mean", "max", "standardise", "gaussian"),
+    },
+}
+"""Options of methods that are words, per method."""
 
 Rule = dict[str, Any]
 
@@ -55,14 +64,20 @@ def check(node: Any, path: str) -> None:
             raise PasError(f"{path}{one.name}={value}: must be {one.metadata['allowed']}")
 
 
-def checked_options(options: dict[str, Any], path: str) -> dict[str, Any]:
+def word(name: str, value: str, choices: Iterable[str]) -> str:
+    """The value, a word out of these. Raises PasError that names the choices."""
+    if value not in choices:
+        raise PasError(f"{name}={value}: must be one of {', '.join(choices)}")
+    return value
+
+
+def checked_options(options: dict[str, Any], path: str, method: str) -> dict[str, Any]:
     """The options of a method, numbers as floats: 1 and 1.0 make the same run. Raises PasError for what is out of range."""
-    checked = {}
+    checked: dict[str, float | str] = {}
+    words = CHOICES.get(method, {})
     for name, value in options.items():
-        if name in CHOICES:
-            if value not in CHOICES[name]:
-                raise PasError(f"{path}.{name}={value}: must be one of {', '.join(CHOICES[name])}")
-            checked[name] = value
+        if name in words:
+            checked[name] = word(f"{path}.{name}", value, words[name])
             continue
         high = 1 if name in SHARES else math.inf
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ from pas.methods.given import Given, Random, Scratch
 from pas.methods.magnitude import Magnitude
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
+from pas.methods.spa import Spa
 from pas.methods.taylor import Taylor
 from pas.methods.uniform import Uniform
 
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "uniform": Uniform,
     "magnitude": Magnitude,
     "taylor": Taylor,
+    "spa": Spa,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -33,6 +35,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
+    "spa": {"criterion": "group_l1", "reduce": "sum", "normalise": "mean", "samples": 128.0, "per_cost": 0.0},
     "given": {},
     "random": {},
     "scratch": {},

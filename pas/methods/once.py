@@ -13,6 +13,7 @@ from pas.criteria import CRITERIA
 from pas.errors import PasError
 from pas.gates.binary import THRESHOLD
 from pas.methods.base import Method, Problem
+from pas.rule import word
 
 
 class Once(Method):
@@ -59,6 +60,9 @@ class Once(Method):
         problem = self.problem
         scores = scores.astype(np.float64).copy()
         inside = scores[problem.free]
+        if np.isnan(inside).any():
+            axis = problem.widths.axes[problem.axis_index[np.isnan(inside)][0]].name
+            raise PasError(f"this criterion says nothing of axis {axis!r}: choose another one, or keep={axis!r}")
         spread = float(inside.max() - inside.min()) + 1.0
         scores[problem.free] = inside - spread * ~problem.open_at_start
         mask = self.choose(scores)
@@ -72,7 +76,7 @@ class Weighed(Once):
 
     def __init__(self, problem: Problem, *, criterion: str) -> None:
         super().__init__(problem)
-        self.criterion = CRITERIA[criterion]
+        self.criterion = CRITERIA[word("criterion", criterion, CRITERIA)]
 
     def judge(self, backbone: nn.Module) -> np.ndarray:
         return self.criterion(backbone, self.problem.signature)
