@@ -6,6 +6,7 @@ from pas.errors import PasError
 from pas.methods.base import Method, Problem
 from pas.methods.given import Given, Random, Scratch
 from pas.methods.magnitude import Magnitude
+from pas.methods.obspa import Obspa
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
 from pas.methods.taylor import Taylor
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "uniform": Uniform,
     "magnitude": Magnitude,
     "taylor": Taylor,
+    "obspa": Obspa,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -33,6 +35,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
+    "obspa": {"samples": 256.0, "damping": 0.01, "refit": 1.0, "renorm": 1.0, "criterion": "obs"},
     "given": {},
     "random": {},
     "scratch": {},
