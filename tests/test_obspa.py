@@ -159,9 +159,25 @@ def test_what_was_seen_is_part_of_the_state(digits) -> None:
     assert sum(len(batch) for batch in again.method._batches) == 48
 
 
+def test_statistics_of_noise_are_not_taken_for_those_of_the_task(digits) -> None:
+    """Nothing is dropped, and noise is shown: relative statistics stay what they are, absolute ones become the noise's."""
+    model = network()
+    noise = 3 * torch.randn(32, 1, 32, 32)
+    settled = {}
+    for kind in ("relative", "absolute"):
+        search = searcher(model, 1.0, statistics=kind)
+        search.calibrate([(noise, None)], loss)
+        settled[kind] = search.settled().bn1.running_var
+    assert torch.allclose(settled["relative"], model.bn1.running_var)
+    with torch.no_grad():
+        assert torch.allclose(settled["absolute"], model.conv1(noise).transpose(0, 1).flatten(1).var(1), rtol=1e-4)
+
+
 def test_refusals(digits) -> None:
     search = searcher(network("repvgg_nano"))
     with pytest.raises(PasError, match="at least one example"):
         search.calibrate([], loss)
     with pytest.raises(PasError, match="no criterion 'weights'; there are obs, magnitude"):
         searcher(network("repvgg_nano"), criterion="weights")
+    with pytest.raises(PasError, match="no statistics 'both'; there are relative, absolute"):
+        searcher(network("repvgg_nano"), statistics="both")

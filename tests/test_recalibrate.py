@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pas.surgery.forms import signature
 from pas.surgery.slice import slice
-from pas.train.recalibrate import recalibrate
+from pas.train.recalibrate import recalibrate, transfer
 
 
 def test_statistics_by_hand() -> None:
@@ -30,6 +30,27 @@ def test_statistics_by_hand() -> None:
     recalibrate(model, [torch.tensor([1.0, 5.0]).view(1, 1, 1, 2), torch.tensor([3.0, 3.0]).view(1, 1, 1, 2)])
     assert model[1].running_mean.item() == pytest.approx(3)
     assert model[1].running_var.item() == pytest.approx(8 / 3)
+
+
+def test_statistics_move_as_the_change_moves_them() -> None:
+    """On {1, 3} a kernel of 1 has mean 2 and variance 2; one of 2 with a bias of 1 has mean 5 and variance 8: a scale of 2. Running
+    statistics of 0 and 1 become 5 + (0 - 2) 2 = 1 and 4, those of ``2 x + 1``. An unchanged copy keeps them; a dead one scales the
+    variance by 1 / 10 at most.
+    """
+    reference = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=1e-12)).eval()
+    x = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)
+    for weight, bias, mean, variance in ((1.0, 0.0, 0.0, 1.0), (2.0, 1.0, 1.0, 4.0), (0.0, 7.0, 7 - 2 / 10**0.5, 0.1)):
+        with torch.no_grad():
+            reference[0].weight.fill_(1.0)
+            reference[0].bias.fill_(0.0)
+            model = copy.deepcopy(reference)
+            model[0].weight.fill_(weight)
+            model[0].bias.fill_(bias)
+        transfer(model, reference, [x])
+        assert model[1].running_mean.item() == pytest.approx(mean, abs=1e-6)
+        assert model[1].running_var.item() == pytest.approx(variance)
+        assert reference[1].running_mean.item() == 0
+        assert reference[1].running_var.item() == 1
 
 
 def test_one_batch_is_torchs_own_estimate() -> None:

@@ -35,7 +35,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
-    "obspa": {"samples": 256.0, "damping": 0.01, "refit": 1.0, "renorm": 1.0, "criterion": "obs"},
+    "obspa": {"samples": 256.0, "damping": 0.01, "refit": 1.0, "renorm": 1.0, "statistics": "relative", "criterion": "obs"},
     "given": {},
     "random": {},
     "scratch": {},

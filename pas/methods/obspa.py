@@ -17,9 +17,12 @@ from pas.errors import PasError
 from pas.methods.base import Problem
 from pas.methods.once import Once
 from pas.surgery.fuse import fuse
+from pas.surgery.layerwise import like
 from pas.surgery.mask import mask as masked
 from pas.surgery.reconstruct import block_cost, reconstruct
-from pas.train.recalibrate import recalibrate
+from pas.train.recalibrate import recalibrate, transfer
+
+STATISTICS = ("relative", "absolute")
 
 
 class Obspa(Once):
@@ -31,19 +34,24 @@ class Obspa(Once):
 
     What is shown to `calibrate` is all the data it sees, `samples` examples (published: 2,048), inputs only: images of the task, others,
     or noise drawn from N(0, 1), which is the variant without data. They are kept, and part of a checkpoint. `refit` 0: the weights are
-    only cut. `renorm`: batch norms are re-estimated on the same examples after the refit.
+    only cut. `renorm`: the statistics of batch norms are re-estimated after the refit. `statistics` "relative": those of the dense network,
+    moved by what changed on the examples (`pas.train.recalibrate.transfer`), so that noise does as well; "absolute": those of the examples.
 
     The network inside is the fused form: a branch of a re-parameterised block can't be refitted by itself. What an export gives has the
     refitted weights, `model` the weights that are trained, if they are. The published update sweeps columns; ours is the least-squares
     answer.
     """
 
-    def __init__(self, problem: Problem, *, samples: float, damping: float, refit: float, renorm: float, criterion: str) -> None:
+    def __init__(
+        self, problem: Problem, *, samples: float, damping: float, refit: float, renorm: float, statistics: str, criterion: str
+    ) -> None:
         super().__init__(problem)
+        if statistics not in STATISTICS:
+            raise PasError(f"no statistics {statistics!r}; there are {', '.join(STATISTICS)}")
         if criterion != "obs" and criterion not in CRITERIA:
             raise PasError(f"no criterion {criterion!r}; there are {', '.join(['obs', *CRITERIA])}")
         self.samples, self.damping, self.criterion = max(1, round(samples)), damping, criterion
-        self.refit, self.renorm = bool(refit), bool(renorm)
+        self.refit, self.renorm, self.relative = bool(refit), bool(renorm), statistics == "relative"
         self._batches: list[Example] = []
         self._last: tuple[np.ndarray, dict[str, Tensor], dict[str, Tensor]] | None = None
 
@@ -93,8 +101,11 @@ class Obspa(Once):
         else:
             network = masked(backbone, signature, signature.architecture(mask))
         if self.renorm:
-            weight = next(network.parameters())
-            recalibrate(network, [tree_map(lambda leaf: leaf.to(weight.device), batch) for batch in self._batches])
+            batches = [like(network, batch) for batch in self._batches]
+            if self.relative:
+                transfer(network, backbone, batches)
+            else:
+                recalibrate(network, batches)
         return network
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ Visit = Callable[[list[Tensor]], None]
 
 def captured(model: nn.Module, example: Example) -> Program:
     """The graph of a network in eval mode for any number of examples, in the number format and on the device of its weights."""
-    return capture(model, _like(model, example), dynamic_batch=True)
+    return capture(model, like(model, example), dynamic_batch=True)
 
 
 def run_layers(model: nn.Module, program: Program, batches: Iterable[Example], visits: Mapping[fx.Node, Visit]) -> None:
@@ -61,7 +61,7 @@ def _run(
 
 def _placed(model: nn.Module, program: Program, batches: Sequence[Example]) -> dict[fx.Node, list[Any]]:
     """What each input of the graph is, one a batch; copies, which the graph may write to."""
-    rows = [[_copied(leaf) for leaf in tree_leaves(as_arguments(_like(model, batch)))] for batch in batches]
+    rows = [[_copied(leaf) for leaf in tree_leaves(as_arguments(like(model, batch)))] for batch in batches]
     return {node: list(column) for node, column in zip(program.inputs, zip(*rows, strict=True), strict=True)}
 
 
@@ -69,7 +69,7 @@ def _copied(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _like(model: nn.Module, example: Example) -> Example:
+def like(model: nn.Module, example: Example) -> Example:
     """Inputs in the format and on the device of a network's weights; whole numbers stay such."""
     weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
 
