@@ -83,7 +83,7 @@ def test_refitting_brings_the_output_back(digits) -> None:
     dense = run(model, x)
     away = {}
     for refit in (0, 1):
-        search = calibrated(model, digits, 0.7, refit=refit, renorm=0, criterion="magnitude")
+        search = calibrated(model, digits, 0.7, refit=refit, renorm=0, obs=0)
         away[refit] = float((run(search.settled().eval(), x) - dense).norm())
     assert away[1] < 0.7 * away[0]
 
@@ -164,20 +164,16 @@ def test_statistics_of_noise_are_not_taken_for_those_of_the_task(digits) -> None
     model = network()
     noise = 3 * torch.randn(32, 1, 32, 32)
     settled = {}
-    for kind in ("relative", "absolute"):
-        search = searcher(model, 1.0, statistics=kind)
+    for relative in (0, 1):
+        search = searcher(model, 1.0, relative=relative)
         search.calibrate([(noise, None)], loss)
-        settled[kind] = search.settled().bn1.running_var
-    assert torch.allclose(settled["relative"], model.bn1.running_var)
+        settled[relative] = search.settled().bn1.running_var
+    assert torch.allclose(settled[1], model.bn1.running_var)
     with torch.no_grad():
-        assert torch.allclose(settled["absolute"], model.conv1(noise).transpose(0, 1).flatten(1).var(1), rtol=1e-4)
+        assert torch.allclose(settled[0], model.conv1(noise).transpose(0, 1).flatten(1).var(1), rtol=1e-4)
 
 
 def test_refusals(digits) -> None:
     search = searcher(network("repvgg_nano"))
     with pytest.raises(PasError, match="at least one example"):
         search.calibrate([], loss)
-    with pytest.raises(PasError, match="no criterion 'weights'; there are obs, magnitude"):
-        searcher(network("repvgg_nano"), criterion="weights")
-    with pytest.raises(PasError, match="no statistics 'both'; there are relative, absolute"):
-        searcher(network("repvgg_nano"), statistics="both")

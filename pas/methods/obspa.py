@@ -22,20 +22,18 @@ from pas.surgery.mask import mask as masked
 from pas.surgery.reconstruct import block_cost, reconstruct
 from pas.train.recalibrate import recalibrate, transfer
 
-STATISTICS = ("relative", "absolute")
-
 
 class Obspa(Once):
     """Channels leave by one threshold for all axes, and what reads them is refitted by least squares (`pas.surgery.reconstruct`).
 
-    A channel's score is summed over all layers that read it, and divided by the mean of its axis. `criterion` "obs": the cost of removing
-    it after the best answer, from the inputs of the dense network; along axes that no layer reads which can be refitted, the magnitude.
-    Else one of `pas.criteria.CRITERIA`, by weights. `damping`: of the Hessians, in shares of their mean diagonal (published: 0.01).
+    A channel's score is summed over all layers that read it, and divided by the mean of its axis. With `obs` it is the cost of removing it
+    after the best answer, from the inputs of the dense network; without, and along axes that no layer reads which can be refitted, it is
+    `criterion`, one of `pas.criteria.CRITERIA`. `damping`: of the Hessians, in shares of their mean diagonal (published: 0.01).
 
     What is shown to `calibrate` is all the data it sees, `samples` examples (published: 2,048), inputs only: images of the task, others,
-    or noise drawn from N(0, 1), which is the variant without data. They are kept, and part of a checkpoint. `refit` 0: the weights are
-    only cut. `renorm`: the statistics of batch norms are re-estimated after the refit. `statistics` "relative": those of the dense network,
-    moved by what changed on the examples (`pas.train.recalibrate.transfer`), so that noise does as well; "absolute": those of the examples.
+    or noise drawn from N(0, 1), which is the variant without data. They are kept, and part of a checkpoint. Without `refit` the weights are
+    only cut. `renorm`: the statistics of batch norms are re-estimated after the refit. With `relative` they are those of the dense network,
+    moved by what changed on the examples (`pas.train.recalibrate.transfer`), so that noise does as well; without, those of the examples.
 
     The network inside is the fused form: a branch of a re-parameterised block can't be refitted by itself. What an export gives has the
     refitted weights, `model` the weights that are trained, if they are. The published update sweeps columns; ours is the least-squares
@@ -43,15 +41,21 @@ class Obspa(Once):
     """
 
     def __init__(
-        self, problem: Problem, *, samples: float, damping: float, refit: float, renorm: float, statistics: str, criterion: str
+        self,
+        problem: Problem,
+        *,
+        samples: float,
+        damping: float,
+        refit: float,
+        renorm: float,
+        relative: float,
+        obs: float,
+        criterion: str,
     ) -> None:
         super().__init__(problem)
-        if statistics not in STATISTICS:
-            raise PasError(f"no statistics {statistics!r}; there are {', '.join(STATISTICS)}")
-        if criterion != "obs" and criterion not in CRITERIA:
-            raise PasError(f"no criterion {criterion!r}; there are {', '.join(['obs', *CRITERIA])}")
-        self.samples, self.damping, self.criterion = max(1, round(samples)), damping, criterion
-        self.refit, self.renorm, self.relative = bool(refit), bool(renorm), statistics == "relative"
+        self.samples, self.damping = max(1, round(samples)), damping
+        self.refit, self.renorm, self.relative = bool(refit), bool(renorm), bool(relative)
+        self.obs, self.criterion = bool(obs), CRITERIA[criterion]
         self._batches: list[Example] = []
         self._last: tuple[np.ndarray, dict[str, Tensor], dict[str, Tensor]] | None = None
 
@@ -72,10 +76,11 @@ class Obspa(Once):
     def _judged(self) -> np.ndarray:
         """The score of each channel (channels,), the mean of each axis one."""
         network, signature = self._backbone, self.problem.signature
-        if self.criterion != "obs":
-            return self._normalised(CRITERIA[self.criterion](network, signature))
+        by_weights = self._normalised(self.criterion(network, signature))
+        if not self.obs:
+            return by_weights
         cost = self._normalised(block_cost(network, signature, self._batches, damping=self.damping))
-        return np.where(np.isnan(cost), self._normalised(CRITERIA["magnitude"](network, signature)), cost)
+        return np.where(np.isnan(cost), by_weights, cost)
 
     def _normalised(self, scores: np.ndarray) -> np.ndarray:
         scores = scores.astype(np.float64).copy()
