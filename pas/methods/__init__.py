@@ -6,6 +6,7 @@ from pas.errors import PasError
 from pas.methods.base import Method, Problem
 from pas.methods.given import Given, Random, Scratch
 from pas.methods.magnitude import Magnitude
+from pas.methods.obspa import Obspa
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
 from pas.methods.spa import Spa
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "magnitude": Magnitude,
     "taylor": Taylor,
     "spa": Spa,
+    "obspa": Obspa,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -36,6 +38,8 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
     "spa": {"criterion": "group_l1", "reduce": "sum", "normalise": "mean", "samples": 128.0, "per_cost": 0.0},
+    "obspa": {"samples": 256.0, "damping": 0.01, "refit": 1.0, "renorm": 1.0, "relative": 1.0, "obs": 1.0,
+              "criterion": "magnitude"},
     "given": {},
     "random": {},
     "scratch": {},
