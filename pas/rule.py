@@ -12,7 +12,7 @@ from pas.errors import PasError
 
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 """Options of methods that are shares; all others only have to be finite and not negative."""
-CHOICES = {"criterion": ("magnitude", "l1")}
+CHOICES = {"criterion": ("magnitude", "l1"), "scope": ("axis", "global")}
 """Options of methods that are words."""
 
 Rule = dict[str, Any]
