@@ -41,7 +41,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
-    "dms": {"steep": 1.0, "decay": 0.99, "weight": 1.0, "structure_lr": 1.3, "warmup": 0.0, "ramp": 0.8, "hold": 0.0},
+    "dms": {"steep": 1.0, "decay": 0.99, "weight": 1.0, "below": 0.0, "structure_lr": 1.3, "warmup": 0.0, "ramp": 0.8, "hold": 0.0},
     "dtp": {"scope": "global", "proximal": 1.0, "epsilon": 0.02, "score_lr": 1.0, "initial": 0.1, "warmup": 0.0, "ramp": 0.5, "hold": 0.2},
     "l0": {
         "strength": 0.1, "dual": 5.0, "hard": 1.0, "gate_lr": 20.0, "initial": 1.0, "spread": 1.0, "warmup": 0.0, "ramp": 0.5, "hold": 0.2,

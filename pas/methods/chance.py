@@ -24,9 +24,10 @@ class ChanceMethod(SoftMethod):
     multilinear cost.
 
     - `dual` above 0: the budget as a constraint, by dual ascent (Gallego-Posada et al., https://arxiv.org/abs/2208.04425, eq. 5-7). The
-      loss gets ``k cost(P) / target`` of each limit, with ``k = mu + 2 max(0, e)``, ``mu <- max(0, mu + dual / steps e)`` and ``e = cost / target - 1``
-      against the falling target. The term of e itself takes the place of the paper's dual restarts: without either, a multiplier that
-      has summed up an excess overshoots. `hard`: 1 measures e by the channels that an export would find open, 0, as published, by P.
+      loss gets ``k cost(P) / target`` for each limit, with ``k = mu + 2 e``, ``mu <- mu + dual / steps e`` and ``e = cost / target - 1``
+      against the falling target. Two departures: the term of e itself takes the place of the paper's dual restarts, as without either a
+      multiplier that has summed up an excess overshoots; and mu may fall below 0, as a budget is there to be used. `hard`: 1 measures e by
+      the channels that an export would find open; 0, as published, by P.
     - `dual` 0: a penalty of fixed `strength`, as published, ``strength cost(P) / target``.
     - `gate_lr`: how far log alpha moves over the search when its gradient keeps its sign; gradients are divided by their root mean square
       over each axis.
@@ -82,14 +83,14 @@ class ChanceMethod(SoftMethod):
             shares = [cost(expected) / limit.target for cost, limit in zip(self._costs, self.problem.limits.each, strict=True)]
             return self.strength * torch.stack(shares).sum().to(expected.dtype)
         with torch.no_grad():
-            pressure = self.multiplier.to(expected.device) + RESPONSE * self._excess().clamp_min(0)
+            pressure = self.multiplier.to(expected.device) + RESPONSE * self._excess()
         return (pressure * torch.stack(self.spent(expected))).sum().to(expected.dtype)
 
     def learn(self) -> None:
         self.gates.clamp()
         if self.dual:
             excess = self._excess()
-            self.multiplier = (self.multiplier.to(excess.device) + self.dual / self.problem.steps * excess).clamp_min(0)
+            self.multiplier = self.multiplier.to(excess.device) + self.dual / self.problem.steps * excess
 
     def worth(self) -> Tensor:
         return self.gates.value

@@ -19,13 +19,14 @@ class Dms(SoftMethod):
     - Mask (eq. 2-4): ``m = sigmoid(lambda N (c' - a))`` with c' the rank of a channel's importance in its axis and a the axis's prune
       ratio, which stays where at least the minimum width and at most all channels are open. The mask multiplies what reads the channel.
     - Importance (eq. 5): ``c <- decay c + (1 - decay) (m dL/dm)^2``, summed over processes.
-    - Resource loss (eq. 8): ``weight log(R / target)`` while R exceeds the target, nothing below it. R counts channels with m >= 1/2,
-      with the gradient of the soft counts; here it is the network's exact cost. The target falls as ``final^t`` over the `ramp`.
+    - Resource loss (eq. 8): ``weight log(R / target)`` while R exceeds the target; below it, ``below`` times the size of that. R counts
+      channels with m >= 1/2, with the gradient of the soft counts; here it is the network's exact cost. The target falls as
+      ``final^t`` over the `ramp`.
 
     Published values, in brackets, are those of the authors' EfficientNet and DeiT scripts: `steep`, lambda (1 for widths); `decay` (0.99);
-    `weight` (1 and 100); `ramp` (0.8; the default of their scheduler is 0.6); `hold` (0: the network is cut and trained anew afterwards). Ratios
-    have an optimiser of the RMSProp kind with a rate of 2e-5 in a search of 6,672 steps, which with its momentum of 0.9 is a way of 1.3
-    at most: `structure_lr` is that way, whatever the number of steps (1.3). Depth isn't searched.
+    `weight` (1 and 100); `below` (0; their code knows 1, too); `ramp` (0.8; their scheduler's default is 0.6); `hold` (0: the network is cut
+    and trained anew afterwards). Ratios have an optimiser of the RMSProp kind with a rate of 2e-5 in a search of 6,672 steps, which with
+    its momentum of 0.9 is a way of 1.3 at most: `structure_lr` is that way, whatever the number of steps (1.3). Depth isn't searched.
 
     Departures: the momentum of the ratios is 0, as in a search of a few hundred steps it alone would carry them far beyond the budget;
     and the export lands in the budget's band, by the log-odds of the masks, so that the order of the ranks inside each axis stays.
@@ -34,11 +35,21 @@ class Dms(SoftMethod):
     gates: TopK
 
     def __init__(
-        self, problem: Problem, *, steep: float, decay: float, weight: float, structure_lr: float, warmup: float, ramp: float, hold: float
+        self,
+        problem: Problem,
+        *,
+        steep: float,
+        decay: float,
+        weight: float,
+        below: float,
+        structure_lr: float,
+        warmup: float,
+        ramp: float,
+        hold: float,
     ) -> None:
         gates = TopK(problem.signature.channels, problem.free, problem.axis_index, steep)
         super().__init__(problem, gates, warmup=warmup, ramp=ramp, hold=hold)
-        self.decay, self.weight, self.structure_lr = decay, weight, structure_lr
+        self.decay, self.weight, self.below, self.structure_lr = decay, weight, below, structure_lr
         sizes = gates.sizes.to(torch.float32)
         self._most = 1 - (torch.tensor(problem.widths.least) - 0.5) / sizes
         opened = torch.from_numpy(problem.open_at_start)
@@ -59,8 +70,8 @@ class Dms(SoftMethod):
         if self.holds:
             return super().penalty()
         soft, hard = self.gates.still(), self.gates.settled().detach()
-        excess = [part.log().clamp_min(0) for part in self.spent(hard - soft.detach() + soft)]
-        return self.weight * torch.stack(excess).sum().to(soft.dtype)
+        logs = torch.stack(self.spent(hard - soft.detach() + soft)).log()
+        return self.weight * (logs.clamp_min(0) + self.below * (-logs).clamp_min(0)).sum().to(soft.dtype)
 
     def learn(self) -> None:
         gates = self.gates

@@ -53,6 +53,8 @@ class Dtp(SoftMethod):
     ) -> None:
         if scope not in SCOPES:
             raise PasError(f"scope={scope!r}: choose from {', '.join(SCOPES)}")
+        if not epsilon > 0:
+            raise PasError(f"epsilon={epsilon}: a temperature is above 0")
         place = (problem.signature.channels, problem.free, problem.axis_index)
         how: dict[str, Any] = {"temperature": epsilon * (problem.steps if proximal else 1), "start": problem.open_at_start}
         gates: Transport

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pas.errors import PasError
 from pas.gates.gumbel import Gumbel
 from pas.methods.base import Problem
 from pas.methods.chance import ChanceMethod
@@ -17,6 +18,8 @@ class GumbelGates(ChanceMethod):
     gates: Gumbel
 
     def __init__(self, problem: Problem, *, hot: float, cold: float, **options: float) -> None:
+        if not (hot > 0 and cold > 0):
+            raise PasError(f"hot={hot}, cold={cold}: temperatures are above 0")
         super().__init__(problem, Gumbel(problem.signature.channels, problem.free, problem.axis_index), **options)
         self.hot, self.cold = hot, cold
         self.gates.tau.fill_(hot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 
 import numpy as np
@@ -70,7 +70,7 @@ class SoftMethod(Method):
     def __init__(self, problem: Problem, gates: Soft, *, warmup: float, ramp: float, hold: float) -> None:
         super().__init__(problem, gates)
         self.warmup_steps, self.ramp_steps = round(warmup * problem.steps), max(1, round(ramp * problem.steps))
-        self.last_move = problem.steps - round(hold * problem.steps)
+        self.last_move = max(1, problem.steps - round(hold * problem.steps))
         self.taken = 0
         self.normalised: dict[str, Normalised] = {}
         self._held = torch.zeros(len(problem.free))  # what `worth` said when gates came to rest
@@ -90,22 +90,23 @@ class SoftMethod(Method):
         return Gated(backbone, self.problem.signature, self.gates, fold=scale)
 
     def step(self) -> None:
+        rested = self.holds
         self.taken += 1
+        if rested:
+            return
         self._follow()
-        for one in self.normalised.values():
-            one.update()
-        if self.taken <= self.last_move:
-            with torch.no_grad():
-                self.learn()
-        if self.taken == self.last_move < self.problem.steps:
-            with torch.no_grad():
-                self._held = self.worth().cpu()
-            self.gates.hold(land(self.problem.widths, self.scores(), self.problem.limits.load))
+        with torch.no_grad():
+            for one in self.normalised.values():
+                one.update()
+            self.learn()
+            if self.holds:
+                self._held = self.worth().detach().cpu().clone()
+                self.gates.hold(land(self.problem.widths, self.scores(), self.problem.limits.load))
 
     @property
     def holds(self) -> bool:
         """Whether gates rest."""
-        return self.last_move <= self.taken and self.last_move < self.problem.steps
+        return self.last_move < self.problem.steps and self.taken >= self.last_move
 
     def scores(self) -> np.ndarray:
         scores = np.full(self.problem.signature.channels, np.inf)
@@ -160,7 +161,7 @@ class SoftMethod(Method):
 
 def spread(problem: Problem, scores: np.ndarray) -> Tensor:
     """The rank of each free channel inside its axis as a number from -1 for the lowest score to 1 for the highest (n,)."""
-    placed: Sequence[np.ndarray] = [
+    placed = [
         2 * scores[axis.start : axis.start + axis.size].argsort(kind="stable").argsort(kind="stable") / max(axis.size - 1, 1) - 1
         for axis in problem.widths.axes
     ]
