@@ -106,7 +106,7 @@ def test_the_cost_of_probabilities_is_the_mean_cost_of_independent_gates(method:
 
 @pytest.mark.parametrize("method", ["l0", "gumbel"])
 def test_a_penalty_of_fixed_strength_by_hand(method: str) -> None:
-    """cost = n1 + n1 n2 + n2 with n1 = 4 p, n2 = 2 p. By a probability its slope is 1 + n2 or 1 + n1; times p (1 - p), over the target 7."""
+    """cost = n1 + n1 n2 + n2 with n1 = 4 p, n2 = 2 p. By a probability its slope is 1 + n2 or 1 + n1; times p (1 - p), over 7."""
     search = soft.two_layers(method, dual=0.0, strength=0.3, initial=0.4)
     gates = search.method.gates
     p = gates.probability()[0].item()

@@ -23,10 +23,11 @@ class Dms(SoftMethod):
       channels with m >= 1/2, with the gradient of the soft counts; here it is the network's exact cost. The target falls as
       ``final^t`` over the `ramp`.
 
-    Published values, in brackets, are those of the authors' EfficientNet and DeiT scripts: `steep`, lambda (1 for widths); `decay` (0.99);
-    `weight` (1 and 100); `below` (0; their code knows 1, too); `ramp` (0.8; their scheduler's default is 0.6); `hold` (0: the network is cut
-    and trained anew afterwards). Ratios have an optimiser of the RMSProp kind with a rate of 2e-5 in a search of 6,672 steps, which with
-    its momentum of 0.9 is a way of 1.3 at most: `structure_lr` is that way, whatever the number of steps (1.3). Depth isn't searched.
+    Published values, in brackets, are those of the authors' EfficientNet and DeiT scripts: `steep`, lambda (1 for widths); `decay`
+    (0.99); `weight` (1 and 100); `below` (0; their code knows 1, too); `ramp` (0.8; their scheduler's default is 0.6); `hold` (0: the
+    network is cut and trained anew afterwards). Ratios have an optimiser of the RMSProp kind with a rate of 2e-5 in a search of 6,672
+    steps, which with its momentum of 0.9 is a way of 1.3 at most: `structure_lr` is that way, whatever the number of steps (1.3).
+    Depth isn't searched.
 
     Departures: the momentum of the ratios is 0, as in a search of a few hundred steps it alone would carry them far beyond the budget;
     and the export lands in the budget's band, by the log-odds of the masks, so that the order of the ranks inside each axis stays.
