@@ -16,6 +16,8 @@ WITHOUT_DATA = ("group_l1", "group_l2", "bn_scale", "random")
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "uniform": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
     "magnitude": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
+    "obspa": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
+    "dtp": {"scope": ("axis", "global")},
     "spa": {
         "criterion": (*WITHOUT_DATA, "taylor_squared", "taylor_abs", "fisher", "snip", "grasp", "crop"),
         "reduce": ("sum", "mean", "max", "prod", "first"),

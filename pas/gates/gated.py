@@ -164,13 +164,14 @@ class Gated(nn.Module):
         # torch ties by name, and would leave the folded weight of a layer that has two names in it
         return functional_call(self.backbone, folded, args, kwargs, tie_weights=False)
 
-    def folded(self) -> dict[str, Tensor]:
-        """The weights that the forward pass sees, by name; all others are the backbone's own."""
-        everywhere = self.gates()[self._table].split([table.numel() for _, _, table in self._folds])
+    def folded(self, gates: Tensor | None = None) -> dict[str, Tensor]:
+        """The weights that the forward pass sees, or would see with other `gates` (channels,), by name; the rest are the backbone's own."""
+        values = self.gates() if gates is None else gates
+        everywhere = values[self._table].split([table.numel() for _, _, table in self._folds])
         found: dict[str, Tensor] = {}
-        for (name, dim, table), gates in zip(self._folds, everywhere, strict=True):
+        for (name, dim, table), mine in zip(self._folds, everywhere, strict=True):
             weight = found[name] if name in found else attrgetter(name)(self.backbone)
-            open_ = gates.view(table.shape).prod(1) if table.dim() > 1 else gates
+            open_ = mine.view(table.shape).prod(1) if table.dim() > 1 else mine
             found[name] = self._fold(weight, open_, dim)
         return found
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pas.errors import PasError
 from pas.methods.base import Method, Problem
+from pas.methods.dms import Dms
+from pas.methods.dtp import Dtp
 from pas.methods.given import Given, Random, Scratch
+from pas.methods.gumbel import GumbelGates
+from pas.methods.l0 import L0
 from pas.methods.magnitude import Magnitude
 from pas.methods.obspa import Obspa
 from pas.methods.pas import Pas
@@ -23,6 +27,10 @@ METHODS: dict[str, type[Method]] = {
     "taylor": Taylor,
     "spa": Spa,
     "obspa": Obspa,
+    "dms": Dms,
+    "dtp": Dtp,
+    "l0": L0,
+    "gumbel": GumbelGates,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -40,6 +48,15 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "spa": {"criterion": "group_l1", "reduce": "sum", "normalise": "mean", "samples": 128.0, "per_cost": 0.0},
     "obspa": {"samples": 256.0, "damping": 0.01, "refit": 1.0, "renorm": 1.0, "relative": 1.0, "obs": 1.0,
               "criterion": "magnitude"},
+    "dms": {"steep": 1.0, "decay": 0.99, "weight": 1.0, "below": 0.0, "structure_lr": 1.3, "warmup": 0.0, "ramp": 0.8, "hold": 0.0},
+    "dtp": {"scope": "global", "proximal": 1.0, "epsilon": 0.02, "score_lr": 1.0, "initial": 0.1, "warmup": 0.0, "ramp": 0.5, "hold": 0.2},
+    "l0": {
+        "strength": 0.1, "dual": 5.0, "hard": 1.0, "gate_lr": 20.0, "initial": 1.0, "spread": 1.0, "warmup": 0.0, "ramp": 0.5, "hold": 0.2,
+    },
+    "gumbel": {
+        "hot": 1.0, "cold": 0.5, "strength": 0.1, "dual": 5.0, "hard": 1.0, "gate_lr": 20.0, "initial": 1.0, "spread": 1.0, "warmup": 0.0,
+        "ramp": 0.5, "hold": 0.2,
+    },
     "given": {},
     "random": {},
     "scratch": {},
