@@ -12,7 +12,12 @@ from pas.errors import PasError
 
 SHARES = ("warmup", "ramp", "hold", "memory", "floor")
 """Options of methods that are shares; all others only have to be finite and not negative."""
-CHOICES = {"criterion": ("magnitude", "l1")}
+CHOICES = {
+    "criterion": ("magnitude", "l1"),
+    "accumulate": ("latest", "average", "momentum"),
+    "schedule": ("exp", "exp2", "linear"),
+    "norm_scale": ("none", "channels", "importance"),
+}
 """Options of methods that are words."""
 
 Rule = dict[str, Any]

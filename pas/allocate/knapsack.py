@@ -21,7 +21,7 @@ import numpy as np
 
 from pas.allocate.chain import Allocation, Chain, relaxed
 
-MOST = 1024
+MOST = 512
 """Sums that are kept after a merge."""
 ROUNDING = 1e-9
 """Of the best value: what sums in another order may differ by."""
@@ -30,9 +30,9 @@ ROUNDING = 1e-9
 def multiple_choice(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], capacity: float, most: int = MOST) -> Allocation:
     """The options (one index a class) that are worth most within the capacity; `values` and `costs`: (K_g,) of each class g, any floats.
 
-    Exact as long as no merge leaves more than `most` sums. Those that are too many are thinned: their range of values is cut into `most`
-    equal pieces and the cheapest sum of each stays, so that any sum is replaced by one that costs no more and is worth less by at most the
-    length of a piece. `bound`, which no options are worth more than, is then at most the lengths of all such pieces above `value`.
+    Exact as long as no merge leaves more than `most` sums. Of those that are too many the ones stay that lose least against the bound of the
+    relaxation: options made of another one are worth at most that bound less what it loses. `bound` in the result is what no options are
+    worth more than; where it equals `value`, the result is exact all the same.
 
     Raises PasError when even the cheapest options cost more than the capacity.
     """
@@ -44,27 +44,27 @@ def multiple_choice(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], c
     classes = [_Sums.of_class(value, cost, price) for value, cost in zip(chain.values, chain.costs, strict=True)]
     least = sum(float(cost.min()) for cost in chain.costs)
     gap = start.bound - start.value + margin  # what options may lose against the bound and still be better than what is known
-    lost = 0.0
+    beyond = -np.inf  # what options made of sums that were thinned out are worth at most
     while len(classes) > 1:
         merged = []
         for left, right in zip(classes[::2], classes[1::2], strict=False):
-            both, piece = left.merged(right, capacity - least + left.least + right.least, gap).thinned(most)
+            both, loss = left.merged(right, capacity - least + left.least + right.least, gap).thinned(most)
+            beyond = max(beyond, start.bound - loss)
             if not len(both.cost):
-                return _within(start, start.value + lost)
+                return _proven(start, beyond)
             merged.append(both)
-            lost += piece
         classes = [*merged, *classes[2 * len(merged) :]]
     (front,) = classes
     best = int(np.searchsorted(front.cost, capacity, side="right")) - 1  # cost and value both ascend
     if best < 0 or front.value[best] <= start.value:
-        return _within(start, start.value + lost)
+        return _proven(start, beyond)
     choices = tuple(front.path(best))
-    value = chain.value(choices)
-    return Allocation(choices, value, chain.cost(choices), min(start.bound, value + lost))
+    return _proven(Allocation(choices, chain.value(choices), chain.cost(choices), start.bound), beyond)
 
 
-def _within(found: Allocation, bound: float) -> Allocation:
-    return Allocation(found.choices, found.value, found.cost, min(found.bound, bound))
+def _proven(found: Allocation, beyond: float) -> Allocation:
+    """The best that was found, when what wasn't looked at is worth at most `beyond`."""
+    return Allocation(found.choices, found.value, found.cost, max(found.value, beyond))
 
 
 @dataclass(frozen=True)
@@ -91,19 +91,23 @@ class _Sums:
 
     def merged(self, other: _Sums, capacity: float, gap: float) -> _Sums:
         """All sums with another's that cost no more than the capacity and lose no more than the gap."""
-        cost, loss = self.cost[:, None] + other.cost, self.loss[:, None] + other.loss
-        left, right = np.nonzero((cost <= capacity + ROUNDING * abs(capacity)) & (loss <= gap))
-        value = self.value[left] + other.value[right]
-        sums = _Sums(cost[left, right], value, loss[left, right], self.least + other.least, left, right, (self, other))
+        order = np.argsort(other.loss, kind="stable")
+        counts = np.searchsorted(other.loss[order], gap - self.loss, side="right")
+        left = np.repeat(np.arange(len(counts)), counts)
+        right = order[np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)]
+        cost = self.cost[left] + other.cost[right]
+        fits = cost <= capacity + ROUNDING * abs(capacity)
+        left, right = left[fits], right[fits]
+        value, loss = self.value[left] + other.value[right], self.loss[left] + other.loss[right]
+        sums = _Sums(cost[fits], value, loss, self.least + other.least, left, right, (self, other))
         return sums._undominated()
 
     def thinned(self, most: int) -> tuple[_Sums, float]:
-        """At most so many of them, and what any of those that went was worth more than a cheaper one that stayed."""
-        if len(self.value) <= most:
-            return self, 0.0
-        piece = float(self.value[-1] - self.value[0]) / most
-        pieces = np.minimum(((self.value - self.value[0]) / piece).astype(np.int64), most - 1)
-        return self._only(np.unique(pieces, return_index=True)[1]), piece
+        """At most so many of them, and the least that any of those that went loses."""
+        if len(self.loss) <= most:
+            return self, np.inf
+        order = np.argsort(self.loss, kind="stable")
+        return self._only(np.sort(order[:most])), float(self.loss[order[most]])
 
     def path(self, number: int) -> list[int]:
         """The options of a sum, class after class."""
@@ -133,17 +137,19 @@ def prefix(values: Sequence[np.ndarray], weights: Sequence[np.ndarray], capacity
         V_i[c] = max(V_{i-1}[c], V_{i-1}[c - w_i] + v_i),
 
     the second one only for the first group of a layer, or where the state it adds to took the group before. That makes it greedy: a state
-    that was beaten, and took that group, is forgotten. A group of negative weight makes room, so room goes up to the capacity and all that
-    such groups can make. Takes groups x room steps of numpy. With a negative capacity nothing fits, and nothing is taken.
+    that was beaten, and took that group, is forgotten. Groups of negative weight make room for others: c then runs from as much below zero
+    as they make together to as much above the capacity. Takes as many steps of numpy as there are groups, each over all c. Where nothing
+    fits, nothing is taken.
     """
-    room = capacity + sum(int(-weight[weight < 0].sum()) for weight in weights)
-    if capacity < 0:
+    made = sum(int(-weight[weight < 0].sum()) for weight in weights)
+    if capacity < -made:
         return (0,) * len(values)
-    best = np.zeros(room + 1)
+    room = np.arange(-made, capacity + made + 1)
+    best = np.where(room >= 0, 0.0, -np.inf)
     taken: list[np.ndarray] = []
     for value, weight in zip(values, weights, strict=True):
         for i, (gain, w) in enumerate(zip(value.tolist(), weight.tolist(), strict=True)):
-            before = np.clip(np.arange(room + 1) - w, -1, room)  # the state that this group is added to; -1: there is none
+            before = np.clip(np.arange(len(room)) - w, -1, len(room) - 1)  # the state that this group is added to; -1: there is none
             allowed = before >= 0
             if i:
                 allowed &= taken[-1][before]
@@ -151,11 +157,11 @@ def prefix(values: Sequence[np.ndarray], weights: Sequence[np.ndarray], capacity
             taken.append(added > best)
             best = np.maximum(best, added)
     counts = [0] * len(values)
-    at, number = capacity, len(taken)
+    at, number = capacity + made, len(taken)
     for layer in reversed(range(len(values))):
         for w in reversed(weights[layer].tolist()):
             number -= 1
             if taken[number][at]:
                 counts[layer] += 1
-                at = min(at - w, room)
+                at = min(at - w, len(room) - 1)
     return tuple(counts)

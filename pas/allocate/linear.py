@@ -12,11 +12,26 @@ import numpy as np
 import torch
 
 from pas.allocate.landing import AT_ONCE, Widths
+from pas.axes.signature import Axis
 from pas.budget import Limits
 
+OPTIONS = 64
+"""Widths of an axis that are considered."""
 
-def linearised(limits: Limits, widths: Widths, mask: np.ndarray, *, reads: float, makes: float) -> list[np.ndarray]:
-    """Per axis what each width of its ladder (K_a,) adds to the load at a mask over all channels (C,), in shares of the target.
+
+def options(widths: Widths) -> list[np.ndarray]:
+    """Per axis its legal widths (K_a,), ascending; of longer ladders `OPTIONS` at about equal distances, the first and last among them."""
+    found = []
+    for a in range(len(widths.axes)):
+        ladder = np.array(widths.ladder(a))
+        found.append(ladder[np.unique(np.linspace(0, len(ladder) - 1, min(OPTIONS, len(ladder))).round().astype(int))])
+    return found
+
+
+def linearised(
+    limits: Limits, widths: Widths, rungs: list[np.ndarray], mask: np.ndarray, *, reads: float, makes: float
+) -> list[np.ndarray]:
+    """Per axis what each of its `rungs` (K_a,), widths, adds to the load at a mask over all channels (C,), in shares of the target.
 
     With ``load(k)`` that of axis a at width k and all others as in the mask, and ``own(k)`` the same with all others closed, a width adds
 
@@ -37,17 +52,16 @@ def linearised(limits: Limits, widths: Widths, mask: np.ndarray, *, reads: float
     for a, axis in enumerate(widths.axes):
         alone[a, axis.start : axis.start + axis.size] = mask[axis.start : axis.start + axis.size]
     found = []
-    for a, part in enumerate(_made(only, widths, mask, alone)):
-        whole, own = (_differences(only, widths, a, one) for one in (mask, alone[a]))
+    for a, (axis, rung, part) in enumerate(zip(widths.axes, rungs, _made(only, widths, mask, alone), strict=True)):
+        whole, own = (_differences(only, axis, rung, one) for one in (mask, alone[a]))
         found.append(own + (reads * (1 - part) + makes * part) * (whole - own))
     return found
 
 
-def _differences(limits: Limits, widths: Widths, a: int, mask: np.ndarray) -> np.ndarray:
-    """The load with axis `a` at each of its widths, less that of the mask (K_a,)."""
-    axis, ladder = widths.axes[a], np.array(widths.ladder(a))
-    masks = np.repeat(mask[None], len(ladder) + 1, axis=0)
-    masks[1:, axis.start : axis.start + axis.size] = np.arange(axis.size) < ladder[:, None]
+def _differences(limits: Limits, axis: Axis, rungs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The load with one axis at each of these widths, less that of the mask (K,)."""
+    masks = np.repeat(mask[None], len(rungs) + 1, axis=0)
+    masks[1:, axis.start : axis.start + axis.size] = np.arange(axis.size) < rungs[:, None]
     load = np.concatenate([limits.load(masks[i : i + AT_ONCE]) for i in range(0, len(masks), AT_ONCE)])
     return load[1:] - load[0]
 

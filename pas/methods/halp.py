@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -10,16 +11,15 @@ from torch import Tensor, nn
 
 from pas.allocate.knapsack import prefix
 from pas.allocate.landing import ranked
-from pas.allocate.linear import linearised
+from pas.allocate.linear import linearised, options
 from pas.axes.ids import Table
-from pas.axes.signature import Signature
 from pas.methods.base import Problem
 from pas.methods.progressive import Progressive
 from pas.surgery.forms import norms
 
 RESOLUTION = 10_000
 """Costs are whole numbers of so many parts of the target."""
-Parameter = tuple[str, int, Table]
+Judge = tuple[str, int, Table]
 """A parameter, the dimension of it along which channels lie, and their positions (n, k)."""
 
 
@@ -46,44 +46,61 @@ class Halp(Progressive):
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
         self.gates.value.requires_grad_(False)
-        self._places = torch.full((self.problem.signature.channels,), -1)
-        self._places[torch.from_numpy(self.problem.free)] = torch.arange(len(self.problem.free))
-        for name, dim, table in _judges(backbone, self.problem.signature):
+        judges = [one for one in _judges(backbone, self.problem) if backbone.get_parameter(one[0]).requires_grad]
+        for i, (name, dim, _) in enumerate(judges):
             parameter = backbone.get_parameter(name)
-            if parameter.requires_grad:
-                parameter.register_hook(partial(self._see, parameter, dim, self._places[torch.from_numpy(table)]))
+            parameter.register_hook(partial(self._see, i, parameter, dim))
+        home = np.full(self.problem.signature.channels, len(self.problem.free))  # where what belongs to no free channel goes
+        home[self.problem.free] = np.arange(len(self.problem.free))
+        self._tables = [home[table] for _, _, table in judges]
+        self._places = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *(table.ravel() for table in self._tables)]))
+        self._effects: dict[int, Tensor] = {}
         return super().wrap(backbone)
 
     def choose(self, worth: np.ndarray, allowed: float) -> np.ndarray:
         widths, limits, now = self.problem.widths, self.problem.limits, self.open()
         order = ranked(widths.axes, np.where(now, worth, -1.0))  # those that are closed come last, and aren't counted
-        costs = linearised(limits, widths, now, reads=0.0, makes=1.0)
-        ladders, gains, weights, given = [], [], [], 0.0
-        for a, (axis, best, cost) in enumerate(zip(widths.axes, order, costs, strict=True)):
-            rungs = np.array(widths.ladder(a))
-            rungs = rungs[: max(1, int((rungs <= now[axis.start : axis.start + axis.size].sum()).sum()))]
-            ladders.append(rungs)
-            gains.append(np.diff(np.cumsum(worth[axis.start + best])[rungs - 1]))
-            weights.append(np.diff(np.rint(RESOLUTION * cost[: len(rungs)]).astype(np.int64)))
-            given += float(cost[0])
-        room = int(np.floor(RESOLUTION * (allowed - float(limits.load(now)) - given)))
-        counts = prefix(gains, weights, room)
-        return widths.mask(order, [int(rungs[count]) for rungs, count in zip(ladders, counts, strict=True)])
+        left = [int(now[axis.start : axis.start + axis.size].sum()) for axis in widths.axes]
+        rungs = [rung[: max(1, int((rung <= most).sum()))] for rung, most in zip(options(widths), left, strict=True)]
+        costs = linearised(limits, widths, rungs, now, reads=0.0, makes=1.0)
+        sums = [np.cumsum(worth[axis.start + best])[rung - 1] for axis, best, rung in zip(widths.axes, order, rungs, strict=True)]
+        weights = [np.diff(np.rint(RESOLUTION * cost).astype(np.int64)) for cost in costs]
+        room = RESOLUTION * (allowed - float(limits.load(now)) - sum(float(cost[0]) for cost in costs))
+        counts = prefix([np.diff(each) for each in sums], weights, math.floor(room))
+        return widths.mask(order, [int(rung[count]) for rung, count in zip(rungs, counts, strict=True)])
 
     def hopeless(self) -> np.ndarray:
         """Closed channels."""
         return ~self.open()
 
-    def _see(self, parameter: Tensor, dim: int, places: Tensor, gradient: Tensor) -> None:
-        """Called in the backward pass with the gradient of a parameter: its product with the parameter, by channel."""
-        effect = (parameter.detach() * gradient).transpose(0, dim).flatten(1).sum(1) if gradient.dim() > 1 else parameter.detach() * gradient
-        ...
+    def step(self) -> None:
+        if self._effects:
+            some = next(iter(self._effects.values()))
+            each = [self._effects.get(i, some.new_zeros(len(table)))[:, None].expand(table.shape) for i, table in enumerate(self._tables)]
+            self._places = self._places.to(some.device)
+            total = some.new_zeros(len(self.problem.free) + 1).index_add(0, self._places, torch.cat([one.flatten() for one in each]))
+            self.observe(total[:-1])
+            self._effects.clear()
+        super().step()
+
+    def _see(self, number: int, parameter: Tensor, dim: int, gradient: Tensor) -> None:
+        """Called in the backward pass with the gradient of a parameter: keeps the sums of parameter * gradient along one dimension."""
+        effect = (parameter.detach() * gradient).movedim(dim, 0).reshape(gradient.shape[dim], -1).sum(1)
+        self._effects[number] = self._effects[number] + effect if number in self._effects else effect
 
 
-def _judges(model: nn.Module, signature: Signature) -> list[Parameter]:
-    """The scales and shifts of norms and, of channels that have none, the weights that make them."""
-    found: list[Parameter] = []
-    for norm in norms(model, signature):
+def _judges(model: nn.Module, problem: Problem) -> list[Judge]:
+    """The scales and shifts of norms and, for axes that have none, the weights that make them."""
+    found: list[Judge] = []
+    for norm in norms(model, problem.signature):
         if norm.channels is not None:
             found += [(name, 0, norm.channels) for name in (norm.weight, norm.bias) if name is not None]
+    judged = {channel for _, _, table in found for channel in table.ravel().tolist()}
+    left = {c for axis in problem.widths.axes for c in range(axis.start, axis.start + axis.size) if axis.start not in judged}
+    read = {(slot.parameter, slot.dim) for slot in problem.signature.readers}
+    names = [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and name in problem.signature.dims]
+    for name in names:
+        for dim, made in enumerate(problem.signature.dims[name]):
+            if made is not None and (name, dim) not in read and not left.isdisjoint(made.ravel().tolist()):
+                found.append((name, dim, made))
     return found

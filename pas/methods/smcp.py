@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pas.allocate.knapsack import multiple_choice
 from pas.allocate.landing import ranked
-from pas.allocate.linear import linearised
+from pas.allocate.linear import linearised, options
 from pas.axes.signature import rows
 from pas.gates.gated import Gated, through
 from pas.gates.rescaled import Rescaled
@@ -42,8 +42,8 @@ class Smcp(Progressive):
       (pre-activation networks) is not scaled, nor is that of a depth-wise layer, whose channels are its inputs.
 
     Departures: the last re-wiring is landed in the budget's band, so that what rests is what is exported; a channel of an identity branch is
-    read by the scale of its norm, which is masked and decays like a weight; of several limits the tightest one is spent; axes keep their
-    minimum widths, so no layer is removed.
+    read by the scale of its norm, which is masked and decays like a weight; of several limits the tightest one is spent; of axes with very
+    many legal widths 64 are options; axes keep their minimum widths, so no layer is removed.
     """
 
     def __init__(
@@ -92,12 +92,12 @@ class Smcp(Progressive):
     def choose(self, worth: np.ndarray, allowed: float) -> np.ndarray:
         widths, limits, now = self.problem.widths, self.problem.limits, self.open()
         order = ranked(widths.axes, worth)
-        ladders = [np.array(widths.ladder(a)) for a in range(len(order))]
-        values = [np.cumsum(worth[axis.start + o])[ladder - 1] for axis, o, ladder in zip(widths.axes, order, ladders, strict=True)]
-        costs = linearised(limits, widths, now, reads=self.reads, makes=self.makes)
+        rungs = options(widths)
+        values = [np.cumsum(worth[axis.start + best])[rung - 1] for axis, best, rung in zip(widths.axes, order, rungs, strict=True)]
+        costs = linearised(limits, widths, rungs, now, reads=self.reads, makes=self.makes)
         capacity = max(allowed - float(limits.load(now)), sum(float(cost.min()) for cost in costs))
         choices = multiple_choice(values, costs, capacity).choices
-        return widths.mask(order, [int(ladder[k]) for ladder, k in zip(ladders, choices, strict=True)])
+        return widths.mask(order, [int(rung[k]) for rung, k in zip(rungs, choices, strict=True)])
 
     def rewired(self) -> None:
         self._decaying = None
