@@ -73,7 +73,7 @@ def test_thinned_sums_lose_no_more_than_they_say() -> None:
     """With one to three sums a merge; some of these are not the best, and none is further away than its bound."""
     rng = np.random.default_rng(2)
     missed = 0
-    for _ in range(200):
+    for _ in range(100):
         values, costs = instance(rng, int(rng.integers(3, 8)), 8, "alike")
         capacity = float(rng.uniform(1, 1.5)) * sum(float(cost.min()) for cost in costs) + 5
         found, best = multiple_choice(values, costs, capacity, most=int(rng.integers(1, 4))), oracle(values, costs, capacity)
@@ -231,7 +231,7 @@ def test_what_reads_and_makes_one_axis_is_its_own() -> None:
         assert first == pytest.approx(slope / 2 * (np.arange(1, 5) - 4))
 
 
-@pytest.mark.parametrize("name", ["repvgg_nano", "mobilenetv2_mini", "cifar_resnet20"])
+@pytest.mark.parametrize("name", ["repvgg_nano", "cifar_resnet20"])
 def test_the_exact_view_is_a_steps_difference(name: str) -> None:
     """Of multiply-adds and of a latency, whichever is tighter."""
     model = models.create(name, num_classes=10, in_chans=3).eval()
@@ -264,7 +264,7 @@ def test_the_exact_view_is_a_steps_difference(name: str) -> None:
 
 
 def test_ramps_by_hand() -> None:
-    """From a load of 4 to 1, three quarters removed. Half way: linear 2.5; geometric 2; exponential 4 - 3 (1 - e^-1.375) / (1 - e^-2.75)."""
+    """From a load of 4 to 1. Half way: linear 2.5, geometric 2, exponential 4 - 3 (1 - e^-1.375) / (1 - e^-2.75)."""
     assert RAMPS["linear"](4.0, 0.5) == pytest.approx(2.5)
     assert RAMPS["exp2"](4.0, 0.5) == pytest.approx(2.0)
     assert RAMPS["exp"](4.0, 0.5) == pytest.approx(4 - 3 * (1 - math.exp(-1.375)) / (1 - math.exp(-2.75)))

@@ -30,9 +30,9 @@ ROUNDING = 1e-9
 def multiple_choice(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], capacity: float, most: int = MOST) -> Allocation:
     """The options (one index a class) that are worth most within the capacity; `values` and `costs`: (K_g,) of each class g, any floats.
 
-    Exact as long as no merge leaves more than `most` sums. Of those that are too many the ones stay that lose least against the bound of the
-    relaxation: options made of another one are worth at most that bound less what it loses. `bound` in the result is what no options are
-    worth more than; where it equals `value`, the result is exact all the same.
+    Exact as long as no merge leaves more than `most` sums. Of those that are too many the ones stay that lose least against the bound of
+    the relaxation: options made of another one are worth at most that bound less what it loses. `bound` in the result is what no options
+    are worth more than; where it equals `value`, the result is exact all the same.
 
     Raises PasError when even the cheapest options cost more than the capacity.
     """

@@ -22,10 +22,10 @@ MOMENTUM = 0.9
 class Progressive(Method):
     """The loop that SMCP and HALP share: observe, accumulate, choose.
 
-    `first`, `length`: the steps before, and over which, the allowed load falls along `schedule` (`pas.allocate.ramp`) from that of the start
-    to 1; `count`: how often channels are chosen there, at equal intervals. `accumulate`: how what was observed in the steps of an interval
-    becomes one importance: that of the "latest" step, the "average", or "momentum", an exponential mean. Steps whose gradients aren't
-    finite don't count. The last choice is landed in the budget's band, and rests.
+    `first`, `length`: the steps before, and over which, the allowed load falls along `schedule` (`pas.allocate.ramp`) from that of the
+    start to 1; `count`: how often channels are chosen there, at equal intervals. `accumulate`: how what was observed in the steps of an
+    interval becomes one importance: that of the "latest" step, the "average", or "momentum", an exponential mean. Steps whose gradients
+    aren't finite don't count. The last choice is landed in the budget's band, and rests.
     """
 
     def __init__(self, problem: Problem, *, first: int, length: int, count: int, schedule: str, accumulate: str) -> None:

@@ -41,9 +41,9 @@ class Smcp(Progressive):
       layers feed one axis, each through a norm of its own, each norm has its layer's share; a norm that follows a sum or a concatenation
       (pre-activation networks) is not scaled, nor is that of a depth-wise layer, whose channels are its inputs.
 
-    Departures: the last re-wiring is landed in the budget's band, so that what rests is what is exported; a channel of an identity branch is
-    read by the scale of its norm, which is masked and decays like a weight; of several limits the tightest one is spent; of axes with very
-    many legal widths 64 are options; axes keep their minimum widths, so no layer is removed.
+    Departures: the last re-wiring is landed in the budget's band, so that what rests is what is exported; a channel of an identity branch
+    is read by the scale of its norm, which is masked and decays like a weight; of several limits the tightest one is spent; of axes with
+    very many legal widths 64 are options; axes keep their minimum widths, so no layer is removed.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Smcp(Progressive):
     def wrap(self, backbone: nn.Module) -> nn.Module:
         self.gates.value.register_hook(self.observe)
         self._backbone, signature = backbone, self.problem.signature
-        self._norms = [] if self.norm_scale == "none" else [norm for norm in norms(backbone, signature) if norm.reads is not None]
+        self._norms = [] if self.norm_scale == "none" else [norm for norm in norms(backbone, signature) if self._reads(norm)]
         if not self._norms:
             return Gated(backbone, signature, self.gates, through)
         self._network = Rescaled(backbone, signature, self.gates, through, tuple(norm.weight for norm in self._norms))
@@ -133,6 +133,10 @@ class Smcp(Progressive):
             if weight.requires_grad and len(closed):
                 found.append((weight, reader.dim, torch.from_numpy(closed).to(weight.device)))
         return found
+
+    def _reads(self, norm: Norm) -> bool:
+        """Whether the layer before a norm reads channels that may be off."""
+        return norm.reads is not None and bool(np.isin(norm.reads, self.problem.free).any())
 
     def _left(self, norm: Norm) -> float:
         """The share of the inputs of the layer before a norm that is left, above 0."""

@@ -127,9 +127,8 @@ def norms(model: nn.Module, signature: Signature) -> list[Norm]:
         source, weight, bias = arguments(node, 3)
         if weight is None:
             continue
-        layer = source.args[1] if packet(source) in LAYERS else None
         name = tensors[weight]
-        before = reads.get(tensors.get(layer, ""))
+        before = reads.get(tensors.get(arguments(source, 2)[1], "")) if packet(source) in LAYERS else None
         found.append(Norm(name, None if bias is None else tensors[bias], signature.dims.get(name, (None,))[0], before))
     for item in typed_blocks(model, signature).values():
         pairs = [(norm, item.reads) for _, norm in item.block.branches]
