@@ -18,6 +18,11 @@ CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "magnitude": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
     "obspa": {"criterion": ("magnitude", "l1", *WITHOUT_DATA)},
     "dtp": {"scope": ("axis", "global")},
+    "smcp": {
+        "accumulate": ("latest", "average", "momentum"),
+        "schedule": ("exp", "exp2", "linear"),
+        "norm_scale": ("none", "channels", "importance"),
+    },
     "spa": {
         "criterion": (*WITHOUT_DATA, "taylor_squared", "taylor_abs", "fisher", "snip", "grasp", "crop"),
         "reduce": ("sum", "mean", "max", "prod", "first"),

@@ -56,6 +56,8 @@ class _Through(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, gates: Tensor, dim: int) -> Tensor:
         ctx.save_for_backward(weight, gates)
         ctx.dim = dim
+        if weight.device.type == "cpu" and not torch.compiler.is_compiling() and bool((gates == 1).all()):
+            return weight.view_as(weight)  # as in `_Fold`: exactly the backbone
         return weight * _along(gates, weight, dim)
 
     @staticmethod
@@ -154,7 +156,7 @@ class Gated(nn.Module):
         self.gates = gates
         self._fold = fold
         self._folds = _plan(backbone, signature, set(gates.free.tolist()))
-        self._also = _other_places(backbone, {name for name, _, _ in self._folds})
+        self._also = other_places(backbone, {name for name, _, _ in self._folds})
         tables = [table.flatten() for _, _, table in self._folds]
         self.register_buffer("_table", torch.cat([torch.zeros(0, dtype=torch.long), *tables]), persistent=False)
 
@@ -176,7 +178,7 @@ class Gated(nn.Module):
         return found
 
 
-def _other_places(backbone: nn.Module, names: set[str]) -> dict[str, str]:
+def other_places(backbone: nn.Module, names: set[str]) -> dict[str, str]:
     """Where else these weights are: place -> name. A module is visited once, however many names it has."""
     first: dict[int, str] = {}
     found = {}

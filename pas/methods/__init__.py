@@ -8,11 +8,13 @@ from pas.methods.dms import Dms
 from pas.methods.dtp import Dtp
 from pas.methods.given import Given, Random, Scratch
 from pas.methods.gumbel import GumbelGates
+from pas.methods.halp import Halp
 from pas.methods.l0 import L0
 from pas.methods.magnitude import Magnitude
 from pas.methods.obspa import Obspa
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
+from pas.methods.smcp import Smcp
 from pas.methods.spa import Spa
 from pas.methods.taylor import Taylor
 from pas.methods.uniform import Uniform
@@ -22,6 +24,8 @@ Option = float | str
 METHODS: dict[str, type[Method]] = {
     "pas": Pas,
     "pas_paper": PasPaper,
+    "smcp": Smcp,
+    "halp": Halp,
     "uniform": Uniform,
     "magnitude": Magnitude,
     "taylor": Taylor,
@@ -42,6 +46,11 @@ DEFAULTS: dict[str, dict[str, Option]] = {
         "alpha": 20.0, "initial": 1.0, "decay": 1.0, "both_sides": 0.0, "guard": 1.0, "land": 1.0, "normalise": 0.0, "multiplier": 0.0,
         "spread": 0.0, "noise": 0.0,
     },
+    "smcp": {
+        "decay": 2e-4, "accumulate": "momentum", "schedule": "exp", "warmup": 0.11, "ramp": 0.61, "rewirings": 60.0, "reads": 1.0,
+        "makes": 0.0, "norm_scale": "none",
+    },
+    "halp": {"ramp": 0.5, "prunings": 30.0},
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},

@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pas.axes.capture import Example
+from pas.axes.capture import Example, arguments, packet
 from pas.axes.ids import Dim, merge
 from pas.axes.infer import infer
 from pas.axes.signature import Signature, rows
 from pas.errors import PasError
 from pas.surgery.fuse import Block, IdentityNorm, blocks, fuse
+
+aten = torch.ops.aten
+LAYERS = (aten.conv1d, aten.conv2d, aten.conv3d, aten.linear)
+"""What a norm may follow directly: the second argument is the weight."""
 
 
 def signature(model: nn.Module, example: Example) -> Signature:
@@ -60,6 +64,18 @@ class Reader:
     table: Dim
 
 
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm: the names of its scale and shift, the type of its channels, and what the convolution or linear layer whose output it
+    gets directly reads (None where it doesn't: the channel passes on, or something stands between them).
+    """
+
+    weight: str
+    bias: str | None
+    channels: Dim
+    reads: Dim
+
+
 def readers(model: nn.Module, signature: Signature) -> list[Reader]:
     """Every parameter that switches channels off, in the form at hand.
 
@@ -97,6 +113,27 @@ def makers(model: nn.Module, signature: Signature) -> list[Reader]:
         elif slot.parameter.endswith("weight"):
             norms = [norm for _, norm in item.block.branches] + ([] if item.block.identity is None else [item.block.identity])
             found += [Reader(names[id(vector)], 0, item.writes) for norm in norms for vector in (norm.weight, norm.bias)]
+    return found
+
+
+def norms(model: nn.Module, signature: Signature) -> list[Norm]:
+    """Every batch norm with a scale, in the form at hand; of a block those of its branches and of its identity."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tensors, reads = signature.program.tensors, {slot.parameter: signature.dims[slot.parameter][slot.dim] for slot in signature.readers}
+    found = []
+    for node in signature.program.graph.nodes:
+        if node.op != "call_function" or packet(node) is not aten.batch_norm:
+            continue
+        source, weight, bias = arguments(node, 3)
+        if weight is None:
+            continue
+        name = tensors[weight]
+        before = reads.get(tensors.get(arguments(source, 2)[1], "")) if packet(source) in LAYERS else None
+        found.append(Norm(name, None if bias is None else tensors[bias], signature.dims.get(name, (None,))[0], before))
+    for item in typed_blocks(model, signature).values():
+        pairs = [(norm, item.reads) for _, norm in item.block.branches]
+        pairs += [] if item.block.identity is None else [(item.block.identity, None)]
+        found += [Norm(names[id(norm.weight)], names[id(norm.bias)], item.writes, before) for norm, before in pairs]
     return found
 
 
