@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pas.errors import PasError
 from pas.methods.base import Method, Problem
+from pas.methods.depgraph import DepGraph
 from pas.methods.given import Given, Random, Scratch
 from pas.methods.magnitude import Magnitude
 from pas.methods.pas import Pas
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "uniform": Uniform,
     "magnitude": Magnitude,
     "taylor": Taylor,
+    "depgraph": DepGraph,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -33,6 +35,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
+    "depgraph": {"reg": 5e-4, "alpha": 16.0, "sl": 1.0},
     "given": {},
     "random": {},
     "scratch": {},
