@@ -7,6 +7,7 @@ from pas.methods.base import Method, Problem
 from pas.methods.depgraph import DepGraph
 from pas.methods.given import Given, Random, Scratch
 from pas.methods.magnitude import Magnitude
+from pas.methods.oto import Oto
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
 from pas.methods.taylor import Taylor
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "magnitude": Magnitude,
     "taylor": Taylor,
     "depgraph": DepGraph,
+    "oto": Oto,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -35,7 +37,8 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "uniform": {"criterion": "magnitude"},
     "magnitude": {"criterion": "magnitude"},
     "taylor": {"samples": 1024.0, "recost": 1.0},
-    "depgraph": {"reg": 5e-4, "alpha": 16.0, "sl": 1.0},
+    "depgraph": {"reg": 0.01, "alpha": 16.0, "sl": 1.0},
+    "oto": {"warmup": 0.2, "shrink": 0.3, "epsilon": 0.0, "amplify": 2.0, "cap": 10.0},
     "given": {},
     "random": {},
     "scratch": {},
