@@ -10,6 +10,7 @@ from pas.methods.magnitude import Magnitude
 from pas.methods.oto import Oto
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
+from pas.methods.resrep import ResRep
 from pas.methods.taylor import Taylor
 from pas.methods.uniform import Uniform
 
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "taylor": Taylor,
     "depgraph": DepGraph,
     "oto": Oto,
+    "resrep": ResRep,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -39,6 +41,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
     "taylor": {"samples": 1024.0, "recost": 1.0},
     "depgraph": {"reg": 0.01, "alpha": 16.0, "sl": 1.0},
     "oto": {"warmup": 0.2, "shrink": 0.3, "epsilon": 0.0, "amplify": 2.0, "cap": 10.0},
+    "resrep": {"lasso": 1e-4, "momentum": 0.99, "warmup": 0.1, "ramp": 0.3, "every": 0.02, "fall": 0.2},
     "given": {},
     "random": {},
     "scratch": {},
