@@ -204,7 +204,7 @@ class Search:
     def _measured(self, mask: np.ndarray) -> tuple[Ratio, float]:
         """The latency with these channels over that of the dense network, and that in ms."""
         assert self.beside is not None
-        return self.beside.share(slice(self.backbone, self.current, self.current.architecture(mask)))
+        return self.beside.share(slice(self._settled(mask), self.current, self.current.architecture(mask)))
 
     def _legal(self, mask: np.ndarray) -> np.ndarray:
         """The mask with the best channel of every axis that would have none."""
@@ -237,7 +237,10 @@ class Search:
         """A copy of the backbone as the method left it: with what it does to weights beside its gates, and without what a dropped channel
         did to running statistics.
         """
-        backbone, mask = copy.deepcopy(self.backbone), self.landed()
+        return self._settled(self.landed())
+
+    def _settled(self, mask: np.ndarray) -> nn.Module:
+        backbone = copy.deepcopy(self.backbone)
         self.method.settle(backbone, mask)
         settle(backbone, self.current, mask)
         return backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pas.errors import PasError
 from pas.methods.base import Method, Problem
+from pas.methods.depgraph import DepGraph
 from pas.methods.dms import Dms
 from pas.methods.dtp import Dtp
 from pas.methods.given import Given, Random, Scratch
@@ -12,8 +13,10 @@ from pas.methods.halp import Halp
 from pas.methods.l0 import L0
 from pas.methods.magnitude import Magnitude
 from pas.methods.obspa import Obspa
+from pas.methods.oto import Oto
 from pas.methods.pas import Pas
 from pas.methods.pas_paper import PasPaper
+from pas.methods.resrep import ResRep
 from pas.methods.smcp import Smcp
 from pas.methods.spa import Spa
 from pas.methods.taylor import Taylor
@@ -35,6 +38,9 @@ METHODS: dict[str, type[Method]] = {
     "dtp": Dtp,
     "l0": L0,
     "gumbel": GumbelGates,
+    "depgraph": DepGraph,
+    "oto": Oto,
+    "resrep": ResRep,
     "given": Given,
     "random": Random,
     "scratch": Scratch,
@@ -66,6 +72,9 @@ DEFAULTS: dict[str, dict[str, Option]] = {
         "hot": 1.0, "cold": 0.5, "strength": 0.1, "dual": 5.0, "hard": 1.0, "gate_lr": 20.0, "initial": 1.0, "spread": 1.0, "warmup": 0.0,
         "ramp": 0.5, "hold": 0.2,
     },
+    "depgraph": {"reg": 0.01, "alpha": 16.0, "sl": 1.0},
+    "oto": {"warmup": 0.2, "shrink": 0.3, "epsilon": 0.0, "amplify": 2.0, "cap": 10.0},
+    "resrep": {"lasso": 1e-4, "momentum": 0.99, "warmup": 0.1, "ramp": 0.3, "every": 0.02, "fall": 0.2},
     "given": {},
     "random": {},
     "scratch": {},
