@@ -31,8 +31,9 @@ def digits():
 
 @pytest.mark.parametrize("name", ["repvgg_nano", "mobilenetv2_mini", "cifar_resnet20"])
 def test_importance_is_the_sum_over_the_norms_of_a_channel(digits, name: str) -> None:
-    """|sum of gamma g_gamma + beta g_beta|, over norms found by hand: in ResNet-20 all that additions tie to the first one; in a block those
-    of both branches and of the identity; in an inverted residual those of the expansion and of the depth-wise layer."""
+    """|sum of gamma g_gamma + beta g_beta|, over norms found by hand: in ResNet-20 all that additions tie to the first one; in a block
+    those of both branches and of the identity; in an inverted residual those of the expansion and of the depth-wise layer.
+    """
     search = searcher("halp", network(name), ramp=1.0, prunings=1)
     x, y = next(iter(digits.epoch(0)))
     F.cross_entropy(search.model.train()(x), y).backward()

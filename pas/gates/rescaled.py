@@ -50,8 +50,8 @@ class Rescaled(Gated):
         self._also |= other_places(backbone, set(norms))
         self.register_buffer("factors", torch.ones(len(norms)))
 
-    def folded(self) -> dict[str, Tensor]:
-        found = super().folded()
+    def folded(self, gates: Tensor | None = None) -> dict[str, Tensor]:
+        found = super().folded(gates)
         for name, factor in zip(self.norms, self.factors.unbind(), strict=True):
             weight = found[name] if name in found else attrgetter(name)(self.backbone)
             found[name] = native(weight, factor)
