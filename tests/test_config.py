@@ -114,7 +114,7 @@ def test_model_arguments_and_kept_layers():
         ("model.args.drop_rate=1", "write +model.args.drop_rate=VALUE"),
         # choices
         ("data=cifr10", "data=cifr10: did you mean cifar10 or cifar100?"),
-        ("method=dms", "method=dms: choose from given, magnitude, pas, pas_paper, random, scratch, taylor, uniform"),
+        ("method=nonsense", f"method=nonsense: choose from {', '.join(sorted(METHODS))}"),
         ("budget=0.3", "budget=0.3: choose from latency, macs, params (a number is set with budget.macs=0.3)"),
         ("data=null", "data=null: choose from cifar10, cifar100"),
         ("model=python", "model=python needs model.entry=package.module:function"),
