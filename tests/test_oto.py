@@ -82,11 +82,12 @@ def test_the_adapted_strength_by_hand() -> None:
     - <x, d> = -0.04: twice the least is 0.04, below l: 0.1.
     - <x, d> = -4, ||d||^2 = 100: twice the least is 4, above 10 l: 1.
     - <x, d> = -0.4, ||d||^2 = 0.05: most 0.25, below 0.4: the mean of 0.2 and 0.25.
+    - <x, d> = -0.04, ||d||^2 = 0.001: most 0.05, below 0.1: the mean of 0.02 and 0.05 is below l: 0.1.
     """
-    slope = torch.tensor([0.4, 0.0, -0.4, -0.04, -4.0, -0.4])
-    length = torch.tensor([1.0, 1.0, 1.0, 1.0, 100.0, 0.05])
-    found = adapted(torch.full((6,), 0.1), torch.full((6,), 2.0), slope, length, 2.0, 10.0)
-    assert found.tolist() == pytest.approx([0.1, 0.1, 0.4, 0.1, 1.0, 0.225])
+    slope = torch.tensor([0.4, 0.0, -0.4, -0.04, -4.0, -0.4, -0.04])
+    length = torch.tensor([1.0, 1.0, 1.0, 1.0, 100.0, 0.05, 0.001])
+    found = adapted(torch.full((7,), 0.1), torch.full((7,), 2.0), slope, length, 2.0, 10.0)
+    assert found.tolist() == pytest.approx([0.1, 0.1, 0.4, 0.1, 1.0, 0.225, 0.1])
 
 
 def test_the_adapted_step_descends_on_loss_and_norm() -> None:
@@ -94,7 +95,7 @@ def test_the_adapted_step_descends_on_loss_and_norm() -> None:
     torch.manual_seed(0)
     x, d = (torch.randn(2000, 5, dtype=torch.float64) * torch.rand(2000, 1, dtype=torch.float64) for _ in range(2))
     norm, slope, length = x.norm(dim=1), (x * d).sum(1), d.square().sum(1)
-    pull = adapted(torch.full((2000,), 1e-3, dtype=torch.float64), norm, slope, length, 2.0, 1e9)
+    pull = adapted(torch.full((2000,), 1e-6, dtype=torch.float64), norm, slope, length, 2.0, 1e9)
     step = d + pull[:, None] * x / norm[:, None]
     against = slope < 0
     assert 800 < int(against.sum()) < 1200

@@ -45,10 +45,11 @@ class Oto(Method):
     group on which the loss has no say falls to zero within this share of the steps, whatever the optimiser and its rate (published:
     lambda 1e-3 at rate 0.1, about a tenth of a training of 300 epochs of CIFAR-10 for a group of norm 1).
 
-    Departures: the published target is a share of groups, of which the most redundant ones are penalised; here they are ranked alike but
-    landed in the budget, and groups that aren't zero in the end are cut all the same, those with the least norm left first. A group's
-    activations must map zero to zero; where they don't, the closed gate makes the difference. Memory: one more copy of the groups'
-    parameters.
+    Departures: l_g never falls below l, also where the loss asks for less: at a trained network steps are so small that penalised groups
+    would not arrive within a short search. The published target is a share of groups, of which the most redundant ones are penalised; here
+    they are ranked alike but landed in the budget, and groups that aren't zero in the end are cut all the same, those with the least norm
+    left first. A group's activations must map zero to zero; where they don't, the closed gate makes the difference. Memory: one more copy
+    of the groups' parameters.
     """
 
     def __init__(self, problem: Problem, *, warmup: float, shrink: float, epsilon: float, amplify: float, cap: float) -> None:
@@ -163,7 +164,7 @@ class Oto(Method):
 
 
 def adapted(strength: Tensor, norm: Tensor, slope: Tensor, length: Tensor, amplify: float, cap: float) -> Tensor:
-    """l of each group (n,), so that d + l x / ||x|| lessens the norm and the loss (OTO v2, section 3.2).
+    """l of each group (n,), so that d + l x / ||x|| lessens the norm and the loss (OTO v2, section 3.2), and never below the default.
 
     `strength`: the default l; `norm`: ||x||, above 0; `slope`: <x, d>; `length`: ||d||^2; all (n,). Where the slope isn't negative the
     default does both.
@@ -171,4 +172,5 @@ def adapted(strength: Tensor, norm: Tensor, slope: Tensor, length: Tensor, ampli
     against = (-slope).clamp_min(torch.finfo(slope.dtype).tiny)
     least, most = against / norm, length * norm / against
     wanted = torch.minimum(torch.maximum(amplify * least, strength), cap * strength)
-    return torch.where(slope < 0, torch.where(wanted >= most, (least + most) / 2, wanted), strength)
+    both = torch.where(wanted >= most, (least + most) / 2, wanted)
+    return torch.where(slope < 0, torch.maximum(both, strength), strength)
