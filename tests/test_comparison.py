@@ -189,3 +189,12 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytes
     again = capsys.readouterr()
     assert "4 of 4 runs are there already" in again.err
     assert again.out == shown.out
+
+
+@pytest.mark.parametrize("name", ["cifar10_resnet20_untuned", "cifar10_resnet20_methods", "fashion_mnist_methods"])
+def test_the_experiments_are_comparisons(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAS_DATA", "/nowhere")
+    found = jobs([f"experiment={name}", "seed=0"])
+    compare = found[0].config.compare
+    assert len(found) == len(compare.rows) * max(1, len(compare.cells))
+    assert set(compare.baselines) <= set(compare.rows)

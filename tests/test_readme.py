@@ -62,9 +62,11 @@ def test_make(command: str) -> None:
 def check(command: str, forks: Forks, workplace: Path) -> None:
     words = command.split()
     assert words[0] == "pas"
-    if words[1] == "search":
+    if words[1] in ("search", "compare"):
         given = {word.partition("=")[0] for word in words}
         words += SHORT if "experiment" not in "".join(given) else [word for word in SHORT if not word.startswith("train.dense")]
+        if words[1] == "compare":  # of methods with different options
+            words = [*(word for word in words if not word.startswith("method.options")), "seed=0"]
         if given - {"pas", "search"} and "budget.latency" not in given:  # the default run measures under ONNX Runtime
             words.append("cost.runtime=torch")
         if any(word.startswith(NEEDS_DATA) for word in words):  # 500 images instead of 10,000
@@ -101,5 +103,5 @@ def test_command_on_real_data(command: str, forks: Forks, workplace: Path) -> No
 
 
 def test_the_readme_shows_all_verbs() -> None:
-    for verb in ("search", "inspect", "profile", "benchmark", "evaluate", "diff", "report"):
+    for verb in ("search", "compare", "inspect", "profile", "benchmark", "evaluate", "diff", "report"):
         assert any(command.startswith(f"pas {verb}") for command in COMMANDS)
