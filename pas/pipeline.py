@@ -129,7 +129,8 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
     wide = forget(copy.deepcopy(small)).cpu().double()
     exactness["slice_fuse"] = _error(wide, fuse(wide), images)
     plain = _as_reloaded(fuse(small))
-    top1 = setting.top1(plain, config.train.finetune.precision)
+    top1 = setting.top1(plain, config.train.finetune.precision) if recipe.epochs else recovery.found["cut"]
+    assert top1 is not None  # it was just measured: only a network with weights of its own has no cut, and that is trained
     plain.cpu().eval()
     seconds = {"prepare": parent.seconds, "search": searched_for, "finetune": tuned_for}
 

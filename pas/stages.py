@@ -34,6 +34,8 @@ from pas.train.loop import Loss, fit
 from pas.train.recipe import Recipe, weight_groups
 from pas.verify import Held
 
+GIVEN = "given.json"
+
 
 def prepare(setting: Setting, start: Architecture | None) -> Parent:
     """The dense parent: with the weights that the configuration names, or trained here once for all runs that share
@@ -45,7 +47,7 @@ def prepare(setting: Setting, start: Architecture | None) -> Parent:
     network = make(config, setting.data)
     refuse_early(setting, network, start)
     if given(config):
-        return Parent(network, setting.top1(network, recipe.precision), 0.0)
+        return Parent(network, _top1_given(setting, network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
         if not distributed.from_leader(lambda: is_trained(shared.folder)):
             # of a copy: a process that finds the parent trained has to have the very network of the one that trained it
@@ -54,6 +56,20 @@ def prepare(setting: Setting, start: Architecture | None) -> Parent:
             with distributed.together():  # the others read what the leader has written
                 write_parent(shared, trained, {"top1": top1, "seconds": seconds})
         return read_parent(shared.folder, network)
+
+
+def _top1_given(setting: Setting, network: nn.Module, precision: str) -> float:
+    """Top-1 of given weights: measured once for all runs where these are a file, which is known by what it holds."""
+    config = setting.config
+    if config.model.weights is None or config.model.entry is not None:
+        return setting.top1(network, precision)
+    with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
+        known = distributed.from_leader(lambda: shared.read_json(GIVEN))
+        if known is None:
+            known = {"top1": setting.top1(network, precision)}
+            with distributed.together():
+                shared.write_json(GIVEN, known)
+        return float(known["top1"])
 
 
 def refuse_early(setting: Setting, network: nn.Module, start: Architecture | None) -> None:

@@ -10,9 +10,10 @@ import pytest
 import timm
 import torch
 from rich.console import Console
+from safetensors.torch import save_model
 
 import pas
-from pas import pipeline, stages
+from pas import models, pipeline, stages
 from pas.amount import human
 from pas.compose import compose
 from pas.data import load
@@ -288,3 +289,16 @@ def test_distilled_shrunk_and_stopped(finished: tuple[Path, dict], tmp_path: Pat
     assert [row for row in both if row[0] == "search"] == [row for row in searching if row[0] == "search"]
     assert [row for row in both if row[0] == "finetune"] != [row for row in searching if row[0] == "finetune"]
     assert both[0] != neither[0]  # from the same weights; neither budget nor shrinking changes the first loss
+
+
+@pytest.mark.no_cover
+def test_given_weights_are_measured_once(tmp_path: Path) -> None:
+    """By a file, whose content is part of the folder's name: what the second run finds there is what it says."""
+    torch.manual_seed(0)
+    save_model(models.create("repvgg_nano", num_classes=10, in_chans=1), str(tmp_path / "weights.safetensors"))
+    words = short(tmp_path / "runs", f"model.weights={tmp_path / 'weights.safetensors'}", "method=uniform", "train.finetune.epochs=1")
+    first = run(compose(words), Console(quiet=True))
+    (file,) = tmp_path.glob("runs/*/given.json")
+    assert json.loads(file.read_text()) == {"top1": first["dense"]["top1"]}
+    file.write_text('{"top1": 12.5}')
+    assert run(compose([*words, "method=magnitude"]), Console(quiet=True))["dense"]["top1"] == 12.5

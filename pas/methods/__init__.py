@@ -53,8 +53,8 @@ DEFAULTS: dict[str, dict[str, Option]] = {
         "spread": 0.0, "noise": 0.0,
     },
     "smcp": {
-        "decay": 2e-4, "accumulate": "momentum", "schedule": "exp", "warmup": 0.11, "ramp": 0.61, "rewirings": 60.0, "reads": 1.0,
-        "makes": 0.0, "norm_scale": "none",
+        "decay": 2e-4, "accumulate": "momentum", "schedule": "exp", "warmup": 0.11, "ramp": 0.61, "rewirings": 60.0, "reads": 0.5,
+        "makes": 0.5, "norm_scale": "none",
     },
     "halp": {"ramp": 0.5, "prunings": 30.0},
     "uniform": {"criterion": "magnitude"},

@@ -31,8 +31,10 @@ class Smcp(Progressive):
       accumulated (`accumulate`: "latest", "average" or "momentum", an exponential mean of 0.9), afterwards it starts anew. Steps with
       gradients that aren't finite don't count.
     - Re-wiring: each axis gets a width, its most important channels, by a multiple-choice knapsack of importance under what the widths cost
-      when all others stay as they are. `reads` and `makes` weigh the sides of a layer (`pas.allocate.linear`): w and 1 - w as published,
-      w = 1 by default there. If no widths fit the linear costs, the cheapest are taken.
+      when all others stay as they are. `reads` and `makes` weigh the sides of a layer (`pas.allocate.linear`): w and 1 - w as published.
+      Released is w = 1, which leaves out that a narrower axis is also cheaper to make: where importance is noisy, from few steps, the cost
+      of such choices swings around what is allowed by tens of percent. Here w is a half. If no widths fit the linear costs, the cheapest
+      are taken.
     - Schedule: no pruning for `warmup` of the steps, then `rewirings` at equal intervals over `ramp` of them, while the allowed cost falls
       from the start's to the budget (`schedule`: "exp", "exp2", "linear"), then masks rest. Published: 10, 55 and 25 of 90 epochs, and
       a re-wiring every 20,480 images, about 62 an epoch.
