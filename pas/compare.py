@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from pas.comparison import Job, jobs, make, result_of
-from pas.disk import write_text
+from pas.disk import parse_json, write_text
 from pas.errors import PasError
 from pas.report import comparison
 from pas.result import read_result
@@ -39,6 +40,7 @@ def compare(arguments: Sequence[str]) -> int:
     if not options:
         failed = make(found, folder, settings.processes, lambda line: print(line, file=sys.stderr, flush=True))
     done = [(job.row, job.cell, job.seed, result) for job in found if (result := read_result(result_of(job, folder))) is not None]
+    done += beside(folder, {job.cell for job in found})
     if done:
         _write(comparison.lines(done), folder, settings.baselines)
     if failed:
@@ -49,6 +51,23 @@ def compare(arguments: Sequence[str]) -> int:
     if not done:
         raise PasError(f"no run of this comparison is in {folder} yet: leave out {TABLE_ONLY} to make them")
     return 0
+
+
+def beside(folder: Path, cells: Collection[str]) -> list[tuple[str, str, int, dict[str, Any]]]:
+    """Results of other programs, for the same table: `folder`/beside/*.json, each like a `result.json` with "row", "cell" and "seed".
+
+    Raises PasError for a file that is damaged or lacks one of these.
+    """
+    found = []
+    for path in sorted(folder.glob("beside/*.json")):
+        try:
+            result = parse_json(path.read_bytes())
+            row, cell, seed = str(result["row"]), str(result["cell"]), int(result["seed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PasError(f"{path} is no result of a comparison ({error}): delete it, or make it again") from error
+        if cell in cells:
+            found.append((row, cell, seed, result))
+    return found
 
 
 def _write(lines: list[comparison.Line], folder: Path, baselines: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import shutil
@@ -17,6 +18,7 @@ from results import RESULT
 from rich.console import Console
 
 from pas.cli import main
+from pas.compare import beside
 from pas.comparison import jobs
 from pas.compose import compose
 from pas.errors import PasError
@@ -119,6 +121,21 @@ def test_a_table_by_hand() -> None:
     text = markdown(three(), ["uniform"])
     assert "| pas | 3 |  |  |  | 83.00 ± 2.00 | +2.00 | 0.074 | 48.0% | 50.0% | 5 |" in text
     assert as_csv(three()).splitlines()[1].startswith("uniform,half,0,")
+
+
+def test_rows_of_other_programs_stand_in_the_same_table(tmp_path: Path) -> None:
+    place = tmp_path / "beside"
+    place.mkdir()
+    (place / "one.json").write_text(json.dumps({**result(77.0), "row": "theirs", "cell": "half", "seed": 1}))
+    (place / "other.json").write_text(json.dumps({**result(78.0), "row": "theirs", "cell": "third", "seed": 1}))
+    (row,) = beside(tmp_path, {"half"})
+    assert row[:3] == ("theirs", "half", 1)
+    _, rows = table([*three(), *lines([row])], ["uniform"])
+    assert rows[-1][:6] == ["theirs", "1", "", "", "", "77.00"]
+    assert rows[-1][6] == "-4.00", "beside uniform's 81 of that seed"
+    (place / "one.json").write_text('{"row": "theirs"}')
+    with pytest.raises(PasError, match=r"one.json is no result of a comparison \('cell'\)"):
+        beside(tmp_path, {"half"})
 
 
 def test_a_latency_that_is_too_noisy_is_not_told() -> None:
