@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pas.compose import completed, compose, explained, parse
@@ -61,10 +61,12 @@ def jobs(overrides: Sequence[str]) -> list[Job]:
     cells = {", ".join(map(_label, one)): list(one) for one in itertools.product(*swept)} if swept else base.compare.cells or {"": []}
     if not rows:
         raise PasError("compare: name methods, such as method=pas,uniform, or take an experiment that has compare.rows")
-    found = []
+    found, composed = [], {}
     for seed, cell, row in itertools.product(seeds, cells, rows):
         words = (*fixed, *cells[cell], *rows[row], f"seed={seed}")
-        found.append(Job(row, cell, seed, words, compose(words)))
+        if (row, cell) not in composed:  # a quarter of a second each; seeds differ in nothing else
+            composed[row, cell] = compose(words)
+        found.append(Job(row, cell, seed, words, replace(composed[row, cell], seed=seed)))
     _refuse_twice(found)
     return found
 
