@@ -13,6 +13,7 @@ from typing import Any
 from pas.errors import PasError
 from pas.rule import ABOVE_ZERO, BELOW_ONE, BUDGET, LATENCY_BUDGET, TEXT, at_least, check, checked_options, one_of, or_none, rule
 
+METHODS = tuple(sorted(file.stem for file in (Path(__file__).resolve().parent / "conf" / "method").glob("*.yaml")))
 SPLITS = ("val", "test")
 CALIBRATIONS = ("train", "noise", "digits", "fashion_mnist", "cifar10", "cifar100", "imagefolder")
 
@@ -261,6 +262,9 @@ class Config:
             raise PasError("model=onnx and model.path=FILE.onnx belong together: set both")
         if all(amount is None for amount in vars(self.budget).values()):
             raise PasError("budget: set budget.macs, budget.params or budget.latency, for example budget.macs=0.5")
+        for one in (self.method, self.method.source):
+            if one is not None and one.name not in METHODS:  # else its options would be held against nothing
+                raise PasError(f"no method {one.name!r}; there are {', '.join(METHODS)}")
         self.method.options = checked_options(self.method.options, "method.options", self.method.name)
         if self.method.source is not None:
             source = self.method.source

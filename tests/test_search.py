@@ -234,7 +234,7 @@ def test_keep_min_width_and_round_to() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "magic"}, "there are pas, pas_paper, uniform"),
+        ({"method": "magic"}, "no method 'magic'; there are pas, pas_paper, "),
         ({"gate_rl": 1.0}, "did you mean 'gate_lr'"),
         ({"keep": ["nowhere.*"]}, "matches no axis"),
         ({"keep": ["*"]}, "no axis is left"),
