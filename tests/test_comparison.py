@@ -27,8 +27,6 @@ from pas.report.comparison import as_csv, best, lines, markdown, paired, table
 from pas.report.comparison_figure import draw
 from pas.runs import run_folder
 
-pytestmark = pytest.mark.no_cover  # what is run here is run under coverage elsewhere
-
 QUICK = ["data.subset=200", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.runtime=torch",
          "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.device=cpu"]  # fmt: skip
 

@@ -11,8 +11,6 @@ import torch
 
 from pas.gates.topk import TopK, ranks
 
-pytestmark = pytest.mark.no_cover
-
 
 def gates_of(*sizes: int, steep: float = 1.0) -> TopK:
     """Axes of these sizes, whose channels begin at 1."""

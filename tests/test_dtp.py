@@ -16,8 +16,6 @@ from pas.errors import PasError
 from pas.gates.transport import MOST, root, share_shifts, transported
 from pas.methods.dtp import uniform_share
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture(scope="module")
 def digits():

@@ -17,8 +17,6 @@ import pas
 from pas.data import Augment, load, make_loader
 from pas.gates.gated import Gated, scale
 
-pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
-
 
 @pytest.fixture(scope="module")
 def digits():

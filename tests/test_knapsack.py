@@ -24,8 +24,6 @@ from pas.budget import Limit, Limits
 from pas.cost.latency import build
 from pas.cost.macs import build as count
 
-pytestmark = pytest.mark.no_cover  # hundreds of instances, which others than these don't need counted
-
 Classes = tuple[list[np.ndarray], list[np.ndarray]]
 
 

@@ -14,8 +14,6 @@ from pas.errors import PasError
 from pas.gates.gumbel import Gumbel
 from pas.gates.hard_concrete import BETA, GAMMA, ZETA, HardConcrete
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture(scope="module")
 def digits():

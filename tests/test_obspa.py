@@ -19,8 +19,6 @@ from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 from pas.surgery.reconstruct import block_cost
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture(scope="module")
 def digits():

@@ -18,8 +18,6 @@ from pas.data import Augment, load, make_loader
 from pas.gates.gated import Gated, Gates
 from pas.methods.oto import adapted
 
-pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time
-
 STEPS = 20
 
 

@@ -17,8 +17,6 @@ from pas import models
 from pas.data import Augment, load, make_loader
 from pas.surgery.compactor import CompactedNorm, Compactor, fold, insert, places
 
-pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time
-
 STEPS = 20
 
 

@@ -20,8 +20,6 @@ from pas.gates.rescaled import native
 from pas.methods.smcp import Smcp
 from pas.surgery.forms import norms
 
-pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
-
 
 @pytest.fixture(scope="module")
 def digits():

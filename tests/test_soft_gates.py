@@ -18,8 +18,6 @@ from pas.gates.soft import Soft
 from pas.methods.soft import BOUND, Normalised, spread
 from pas.surgery.forms import settle
 
-pytestmark = pytest.mark.no_cover
-
 METHODS = ("dms", "dtp", "l0", "gumbel")
 
 

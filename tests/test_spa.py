@@ -19,8 +19,6 @@ from pas.criteria import WITH_DATA, WITHOUT_DATA
 from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture(scope="module")
 def digits():
