@@ -21,8 +21,6 @@ from pas.errors import PasError
 from pas.methods import METHODS
 from pas.surgery.forms import settle
 
-pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
-
 STEPS = 24
 
 
