@@ -18,8 +18,6 @@ from pas.data import Augment, load, make_loader
 from pas.gates.gated import Gated
 from pas.train.checkpoint import Checkpoint
 
-pytestmark = pytest.mark.no_cover  # counting lines would take a third of the time, and others run them too
-
 STEPS = 24
 
 
