@@ -261,5 +261,3 @@ def _groups() -> str:
             names + extra, 118, initial_indent=f"  {group.name + '=':12} ", subsequent_indent=" " * 15
         )
     return "\n".join(lines)
-
-

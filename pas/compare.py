@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from pas.comparison import Job, jobs, make, result_of
 from pas.disk import parse_json, write_text
 from pas.errors import PasError
+from pas.launch import several
 from pas.report import comparison
 from pas.result import read_result
 
@@ -26,7 +26,7 @@ def compare(arguments: Sequence[str]) -> int:
 
     Runs after a failing one are still made; at the end it says which failed, and the code is 2.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if several():
         raise PasError("pas compare starts its runs itself: without torchrun; compare.processes says how many at a time")
     options = [one for one in arguments if one.startswith("-")]
     if options and options != [TABLE_ONLY]:

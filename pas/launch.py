@@ -31,7 +31,7 @@ def launch(arguments: Sequence[str]) -> int:
     Jobs of a sweep after a failing one still run; at the end it says which failed and why, and the code is 2. Ctrl-C and
     SIGTERM end the whole sweep. Under torchrun all processes do every job together, and one of them says what is refused.
     """
-    if not _several():
+    if not several():
         return _launch(arguments, lambda line: print(line, file=sys.stderr))
     from pas.distributed import session
 
@@ -71,7 +71,7 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
         except Exception as error:
             if os.getpid() != process:  # a launcher's own process has to fail for itself
                 raise
-            if _several() and (isinstance(error, AloneError) or not isinstance(error, PasError)):  # the others know nothing of it
+            if several() and (isinstance(error, AloneError) or not isinstance(error, PasError)):  # the others know nothing of it
                 raise
             failures.append((" ".join(HydraConfig.get().overrides.task), error))
             if options.multirun and _shows():  # said at once: it may be hours until the end
@@ -108,20 +108,20 @@ def _run(config: Config) -> None:
 
 def _found(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run; of several processes all have to see the same."""
-    if not _several():
+    if not several():
         return read_result(folder)
     from pas.distributed import from_leader
 
     return from_leader(lambda: read_result(folder))
 
 
-def _several() -> bool:
+def several() -> bool:
     """Whether torchrun started this process as one of several; asked without loading torch."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _shows() -> bool:
-    return not _several() or os.environ["RANK"] == "0"
+    return not several() or os.environ["RANK"] == "0"
 
 
 def _plan(config: Config) -> None:

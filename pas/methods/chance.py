@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.chance import Chance
@@ -60,10 +60,6 @@ class ChanceMethod(SoftMethod):
         self.normalised = {"value": Normalised(gates.value, gates.axis)}
         self._begin(torch.zeros(len(problem.free)))
 
-    def wrap(self, backbone: nn.Module) -> nn.Module:
-        self._backbone = backbone
-        return super().wrap(backbone)
-
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
         if self.samples:
             problem = self.problem
@@ -71,8 +67,7 @@ class ChanceMethod(SoftMethod):
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         del lr, weight_decay
-        return [{"params": [self.gates.value], "lr": self.gate_lr / self.problem.steps, "weight_decay": 0.0, "momentum": 0.0,
-                 "clip": False}]  # fmt: skip
+        return self.moving(self.gates.value, self.gate_lr)
 
     def penalty(self) -> Tensor:
         if self.holds:

@@ -64,8 +64,7 @@ class Dms(SoftMethod):
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         del lr, weight_decay
-        return [{"params": [self.gates.ratio], "lr": self.structure_lr / self.problem.steps, "weight_decay": 0.0, "momentum": 0.0,
-                 "clip": False}]  # fmt: skip
+        return self.moving(self.gates.ratio, self.structure_lr)
 
     def penalty(self) -> Tensor:
         if self.holds:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pas.budget import Limits
 from pas.criteria import Batch, Loss, taylor
@@ -71,10 +71,6 @@ class Dtp(SoftMethod):
         self.normalised = {"score": Normalised(gates.value, group)}
         self._constrain()
 
-    def wrap(self, backbone: nn.Module) -> nn.Module:
-        self._backbone = backbone
-        return super().wrap(backbone)
-
     def calibrate(self, batches: Iterable[Batch], loss: Loss) -> None:
         if self.samples:
             problem = self.problem
@@ -84,8 +80,7 @@ class Dtp(SoftMethod):
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         del lr, weight_decay
-        return [{"params": [self.gates.value], "lr": self.score_lr / self.problem.steps, "weight_decay": 0.0, "momentum": 0.0,
-                 "clip": False}]  # fmt: skip
+        return self.moving(self.gates.value, self.score_lr)
 
     def learn(self) -> None:
         if self.proximal:

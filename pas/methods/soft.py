@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +88,7 @@ class SoftMethod(Method):
         """How much each free channel deserves to stay, as the gates say it now (n,)."""
 
     def wrap(self, backbone: nn.Module) -> nn.Module:
+        self._backbone = backbone
         return Gated(backbone, self.problem.signature, self.gates, fold=scale)
 
     def step(self) -> None:
@@ -102,6 +104,10 @@ class SoftMethod(Method):
             if self.holds:
                 self._held = self.worth().detach().cpu().clone()
                 self.gates.hold(land(self.problem.widths, self.scores(), self.problem.limits.load))
+
+    def moving(self, parameter: nn.Parameter, way: float) -> list[dict[str, Any]]:
+        """The optimiser group of a parameter that moves at most so far over the search, in steps of normalised gradients."""
+        return [{"params": [parameter], "lr": way / self.problem.steps, "weight_decay": 0.0, "momentum": 0.0, "clip": False}]
 
     @property
     def holds(self) -> bool:

@@ -41,7 +41,7 @@ class Line:
 
     def seconds(self) -> Mean | None:
         """Of searching, fine-tuning and measuring."""
-        return self._mean(lambda result: sum(value for name, value in result["seconds"].items() if name != "prepare"))
+        return self._mean(_seconds)
 
     def _mean(self, number: Callable[[Result], float | None]) -> Mean | None:
         values = [number(result) for result in self.results.values()]
@@ -163,7 +163,7 @@ def as_csv(all_lines: Sequence[Line]) -> str:
         for seed, result in line.results.items():
             numbers = [*(top1(result, stage) for stage in STAGES), result["dense"]["top1"]]
             numbers += [_share(result, kind) for kind in ("macs", "params", "latency_ms")]
-            numbers.append(sum(value for name, value in result["seconds"].items() if name != "prepare"))
+            numbers.append(_seconds(result))
             written = ["" if number is None else f"{number:.6g}" for number in numbers]
             writer.writerow([line.row, line.cell, seed, result["run_key"], *written, result["environment"]["commit"] or ""])
     return text.getvalue()
@@ -174,6 +174,10 @@ def _title(cell: str, group: Sequence[Line]) -> str:
     dense = statistics.fmean(one["dense"]["top1"] for line in group for one in line.results.values())
     words = f"{result['model']} on {result['data']} ({result['split']}), dense {dense:.2f} %"
     return f"{words}: {cell}" if cell else words
+
+
+def _seconds(result: Result) -> float:
+    return float(sum(value for name, value in result["seconds"].items() if name != "prepare"))
 
 
 def _share(result: Result, kind: str) -> float | None:

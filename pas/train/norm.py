@@ -19,13 +19,24 @@ from torch.overrides import TorchFunctionMode
 from pas.distributed import gathered, total
 
 
-class GlobalNorm(TorchFunctionMode):
-    """The block in which batch norms see the global batch. To be put around the forward pass, on every process."""
+class NormsBy(TorchFunctionMode):
+    """A block in which another function takes the place of `F.batch_norm`. To be put around the forward pass."""
+
+    def __init__(self, batch_norm: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.batch_norm = batch_norm
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+        return (self.batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+class GlobalNorm(NormsBy):
+    """The block in which batch norms see the global batch, on every process."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_norm)
 
 
 def batch_norm(

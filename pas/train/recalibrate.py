@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pas.axes.capture import Example, as_arguments, in_mode
+from pas.train.norm import NormsBy
 
 Moments = tuple[int, Tensor, Tensor]
 REACH = 10.0
@@ -77,19 +77,14 @@ def _seen(model: nn.Module, batches: Iterable[Example]) -> dict[str, tuple[Tenso
     return {path: (mean, squares / max(count - 1, 1)) for path, (count, mean, squares) in reached.items()}
 
 
-class _Pooled(TorchFunctionMode):
+class _Pooled(NormsBy):
     """Inside of it, batch norms in training normalise by their batch and leave their running statistics alone. `found`: by the identity of
     a running mean the number of values a channel, their mean and their sum of squares about it, in fp64.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(self._batch_norm)
         self.found: dict[int, Moments] = {}
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return (self._batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
     def _batch_norm(
         self,
