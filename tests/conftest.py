@@ -9,6 +9,8 @@ import pytest
 import torch
 from forks import Forks, keep_operators
 
+from pas.data import Augment, Loader, load, make_loader
+
 matplotlib.use("Agg")
 # Tests are many small computations: on a busy machine threads only wait for each other.
 torch.set_num_threads(1)
@@ -64,3 +66,10 @@ def forks() -> Iterator[Forks]:
     one = Forks()
     yield one
     one.close()
+
+
+@pytest.fixture(scope="session")
+def digits() -> Loader:
+    """Training batches of 32 digits of 32 pixels."""
+    data = load("digits", image_size=32)
+    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)

@@ -6,10 +6,10 @@ import itertools
 
 import torch
 import torch.nn.functional as F
+from searches import network
 from torch import nn
 
 import pas
-from pas import models
 from pas.data import Augment, load, make_loader
 from pas.data.loader import Loader
 
@@ -19,15 +19,6 @@ STEPS = 20
 def digits() -> Loader:
     data = load("digits", image_size=32)
     return make_loader(data, data.train, batch_size=16, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
-
-
-def plain_loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x), y)
-
-
-def network(name: str = "repvgg_nano") -> nn.Module:
-    torch.manual_seed(0)
-    return models.create(name, num_classes=10, in_chans=1)
 
 
 def searcher(method: str, model: nn.Module | None = None, budget: float = 0.5, steps: int = STEPS, **options) -> pas.Search:

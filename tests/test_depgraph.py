@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from networks import error, randomise, run
+from searches import network, train
 from torch import nn
 
 import pas
-from pas import models
-from pas.data import Augment, load, make_loader
 
 STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
-
-
-def network(name: str = "repvgg_nano") -> nn.Module:
-    torch.manual_seed(0)
-    return models.create(name, num_classes=10, in_chans=1)
 
 
 def searcher(model: nn.Module, example: torch.Tensor | None = None, steps: int = STEPS, **options) -> pas.Search:
     example = torch.zeros(1, 1, 32, 32) if example is None else example
     return pas.Search(model, example, budget=pas.Budget(macs=0.5), method="depgraph", steps=steps, **options)
-
-
-def train(search: pas.Search, loader, first: int = 0, last: int = STEPS, optimizer=None) -> torch.optim.Optimizer:
-    optimizer = optimizer or torch.optim.SGD(search.param_groups(lr=0.02, weight_decay=1e-4), momentum=0.9)
-    search.model.train()
-    for x, y in itertools.islice(loader.epoch(0), first, last):
-        (F.cross_entropy(search.model(x), y) + search.penalty()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        search.step()
-    return optimizer
 
 
 def chain() -> tuple[nn.Module, torch.Tensor]:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import searches
 import soft
 import torch
 from scipy.optimize import brentq
@@ -121,7 +122,7 @@ def test_the_uniform_share_by_hand() -> None:
 def test_masks_cost_the_target_at_every_step(digits, scope: str) -> None:
     """float32 gates, so 1e-6. In the axis scope all axes keep the same share."""
     search = soft.searcher("dtp", scope=scope, steps=12, ramp=0.5, hold=0.0)
-    search.calibrate(itertools.islice(digits.epoch(0), 1), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), searches.plain_loss)
     optimizer = soft.optimizer_of(search)
     for step in range(8):
         soft.train(search, digits, 1, step, optimizer)
@@ -135,7 +136,7 @@ def test_masks_cost_the_target_at_every_step(digits, scope: str) -> None:
 def test_masks_sharpen_by_themselves(digits) -> None:
     """The temperature falls like 1 / t: at the same scores, after twice as many steps, the logits are twice as large."""
     search = soft.searcher("dtp", steps=10, score_lr=0.0, ramp=0.0, hold=0.0)
-    search.calibrate(itertools.islice(digits.epoch(0), 1), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), searches.plain_loss)
     gates = search.method.gates
     for _ in range(3):
         search.step()
@@ -153,7 +154,7 @@ def test_masks_sharpen_by_themselves(digits) -> None:
 def test_the_search_comes_to_its_budget_by_itself(digits) -> None:
     """Masks are nearly hard at the end: what is open costs the target within a tenth."""
     search = soft.searcher("dtp", steps=40, hold=0.0)
-    search.calibrate(itertools.islice(digits.epoch(0), 2), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 2), searches.plain_loss)
     soft.train(search, digits, 40)
     limit = search.report()["budget"][0]
     assert limit["open"] == pytest.approx(limit["target"], rel=0.1)

@@ -10,19 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import error, randomise, run
-from test_methods import STEPS, network, searcher, train
+from searches import network
+from test_methods import STEPS, searcher, train
 from torch import nn
 
 import pas
-from pas.data import Augment, load, make_loader
 from pas.gates.gated import Gated, scale
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
-
 
 # -- importance
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import searches
 import soft
 import torch
 
@@ -140,7 +141,7 @@ def test_the_multiplier_by_hand(hard: float) -> None:
 def test_log_alpha_is_clamped_and_spread(digits) -> None:
     """Initial values 1 - 1/2 to 1 + 1/2 by rank inside each axis; whatever an optimiser does, log alpha stays within log 100."""
     search = soft.searcher("l0", initial=1.0, spread=0.5)
-    search.calibrate(itertools.islice(digits.epoch(0), 1), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), searches.plain_loss)
     problem, gates = search.method.problem, search.method.gates
     for number, axis in enumerate(problem.widths.axes):
         mine = gates.value.detach().numpy()[problem.axis_index == number]
@@ -155,7 +156,7 @@ def test_log_alpha_is_clamped_and_spread(digits) -> None:
 def test_the_search_comes_to_its_budget_by_itself(digits, method: str) -> None:
     """What is likely open costs the target within a tenth, before any landing."""
     search = soft.searcher(method, steps=60, hold=0.0)
-    search.calibrate(itertools.islice(digits.epoch(0), 2), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 2), searches.plain_loss)
     soft.train(search, digits, 60)
     limit = search.report()["budget"][0]
     assert limit["open"] == pytest.approx(limit["target"], rel=0.1)

@@ -11,32 +11,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import error, randomise, run
+from searches import network, plain_loss
 from torch import nn
 
 import pas
-from pas import models
 from pas.criteria import l1, taylor
-from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 from pas.methods import METHODS
 from pas.surgery.forms import settle
 
 STEPS = 24
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
-
-
-def plain_loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x), y)
-
-
-def network(name: str = "repvgg_nano") -> nn.Module:
-    torch.manual_seed(0)
-    return models.create(name, num_classes=10, in_chans=1)
 
 
 def searcher(method: str, model: nn.Module | None = None, budget: float = 0.5, **options) -> pas.Search:

@@ -15,15 +15,8 @@ from torch import nn
 import pas
 from pas import models
 from pas.criteria import magnitude
-from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 from pas.surgery.reconstruct import block_cost
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
 
 
 def network(name: str = "cifar_resnet20") -> nn.Module:

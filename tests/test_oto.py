@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from networks import error, randomise, run
+from searches import network, train
 from torch import nn
 
 import pas
-from pas import models
-from pas.data import Augment, load, make_loader
 from pas.gates.gated import Gated, Gates
 from pas.methods.oto import adapted
 
 STEPS = 20
 
 
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
-
-
-def network(name: str = "repvgg_nano") -> nn.Module:
-    torch.manual_seed(0)
-    return models.create(name, num_classes=10, in_chans=1)
-
-
 def searcher(name: str = "repvgg_nano", **options) -> pas.Search:
     return pas.Search(network(name), torch.zeros(1, 1, 32, 32), budget=pas.Budget(macs=0.5), method="oto", steps=STEPS, **options)
-
-
-def train(search: pas.Search, loader, first: int = 0, last: int = STEPS, optimizer=None) -> torch.optim.Optimizer:
-    optimizer = optimizer or torch.optim.SGD(search.param_groups(lr=0.02, weight_decay=1e-4), momentum=0.9)
-    search.model.train()
-    for x, y in itertools.islice(loader.epoch(0), first, last):
-        (F.cross_entropy(search.model(x), y) + search.penalty()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        search.step()
-    return optimizer
 
 
 def chain(**options) -> pas.Search:

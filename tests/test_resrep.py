@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import copy
-import itertools
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from networks import error, randomise, run
+from searches import network, train
 from torch import nn
 
 import pas
-from pas import models
-from pas.data import Augment, load, make_loader
 from pas.surgery.compactor import CompactedNorm, Compactor, fold, insert, places
 
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
-
-
-def network(name: str = "repvgg_nano") -> nn.Module:
-    torch.manual_seed(0)
-    return models.create(name, num_classes=10, in_chans=1)
 
 
 def searcher(name: str = "repvgg_nano", budget: float = 0.5, **options) -> pas.Search:
@@ -37,17 +23,6 @@ def searcher(name: str = "repvgg_nano", budget: float = 0.5, **options) -> pas.S
 
 def optimizer_of(search: pas.Search) -> torch.optim.Optimizer:
     return torch.optim.SGD(search.param_groups(lr=0.02, weight_decay=1e-4), momentum=0.9)
-
-
-def train(search: pas.Search, loader, first: int = 0, last: int = STEPS, optimizer=None) -> torch.optim.Optimizer:
-    optimizer = optimizer or optimizer_of(search)
-    search.model.train()
-    for x, y in itertools.islice(loader.epoch(0), first, last):
-        (F.cross_entropy(search.model(x), y) + search.penalty()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        search.step()
-    return optimizer
 
 
 def chain() -> nn.Module:

@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+import searches
 import soft
 import torch
 from networks import error, randomise, run
@@ -30,8 +31,8 @@ def digits():
 @pytest.mark.parametrize("name", ["repvgg_nano", "mobilenetv2_mini"])
 def test_every_moment_lands_in_the_band_and_the_ladder_holds(digits, method: str, name: str) -> None:
     """Before the first step, in the ramp and in the hold; then, randomised, masked = sliced = fused in fp64."""
-    search = soft.searcher(method, soft.network(name), round_to=2, hold=0.3, steps=10)
-    search.calibrate(itertools.islice(digits.epoch(0), 1), soft.plain_loss)
+    search = soft.searcher(method, searches.network(name), round_to=2, hold=0.3, steps=10)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), searches.plain_loss)
     optimizer = soft.optimizer_of(search)
     done = 0
     for until in (0, 3, 8):
@@ -54,12 +55,12 @@ def test_every_moment_lands_in_the_band_and_the_ladder_holds(digits, method: str
 def test_a_resumed_search_goes_on_bit_for_bit(digits, method: str) -> None:
     """Four steps, then three more, the last of them in the hold: in one go, and with a new search in between."""
     search = soft.searcher(method, hold=0.3, steps=8)
-    search.calibrate(itertools.islice(digits.epoch(0), 1), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), searches.plain_loss)
     optimizer = soft.optimizer_of(search)
     soft.train(search, digits, 4, optimizer=optimizer)
     state, momenta = copy.deepcopy(search.state_dict()), copy.deepcopy(optimizer.state_dict())
     soft.train(search, digits, 3, 4, optimizer)
-    again = soft.searcher(method, soft.network(), hold=0.3, steps=8)
+    again = soft.searcher(method, searches.network(), hold=0.3, steps=8)
     again.load_state_dict(state)
     resumed = soft.optimizer_of(again)
     resumed.load_state_dict(momenta)
@@ -99,7 +100,7 @@ def test_gates_are_soft_first_and_then_held(digits, method: str) -> None:
     assert any(not torch.equal(tensor, before[name]) for name, tensor in search.backbone.state_dict().items())
     assert float(search.penalty()) == 0
     search.model.train()
-    soft.plain_loss(search.model, *next(iter(digits.epoch(1)))).backward()
+    searches.plain_loss(search.model, *next(iter(digits.epoch(1)))).backward()
     for name, parameter in gates.named_parameters():
         assert parameter.grad is not None, f"several processes wait for the gradient of {name}"
         assert not parameter.grad.any()
@@ -109,7 +110,7 @@ def test_gates_are_soft_first_and_then_held(digits, method: str) -> None:
 def test_without_a_hold_the_multipliers_go_into_the_weights(digits, method: str) -> None:
     """What is exported computes what the gated network computes with the dropped channels off; 0 that comes back counts 1."""
     search = soft.searcher(method, hold=0.0)
-    search.calibrate(itertools.islice(digits.epoch(0), 1), soft.plain_loss)
+    search.calibrate(itertools.islice(digits.epoch(0), 1), searches.plain_loss)
     soft.train(search, digits, 6)
     search.model.double().eval()
     x = torch.randn(4, 1, 32, 32, dtype=torch.float64)
@@ -173,7 +174,7 @@ def test_the_target_falls_by_the_same_factor() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_several_limits_hold_at_once(digits, method: str) -> None:
-    search = pas.Search(soft.network(), torch.zeros(1, 1, 32, 32), budget=pas.Budget(macs=0.6, params=0.4), method=method, steps=8)
+    search = pas.Search(searches.network(), torch.zeros(1, 1, 32, 32), budget=pas.Budget(macs=0.6, params=0.4), method=method, steps=8)
     soft.train(search, digits, 4)
     rows = search.report()["budget"]
     assert all(row["achieved"] <= row["target"] for row in rows)

@@ -10,29 +10,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import error, randomise, run
+from searches import network
 from torch import nn
 
 import pas
-from pas import models
 from pas.compose import compose
 from pas.criteria import WITH_DATA, WITHOUT_DATA
-from pas.data import Augment, load, make_loader
 from pas.errors import PasError
-
-
-@pytest.fixture(scope="module")
-def digits():
-    data = load("digits", image_size=32)
-    return make_loader(data, data.train, batch_size=32, train=True, augment=Augment(2, False, 0), seed=0, device="cpu", workers=0)
 
 
 def entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(model(x), y)
-
-
-def network(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return models.create(name, num_classes=10, in_chans=1)
 
 
 def searcher(model: nn.Module, method: str = "spa", budget: float = 0.5, **options) -> pas.Search:
