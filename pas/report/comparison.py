@@ -94,6 +94,12 @@ def paired(line: Line, other: Line) -> Pairing | None:
     return Pairing(statistics.fmean(gaps), float(ttest_rel(mine, its).pvalue) if test else None, len(seeds))
 
 
+def stages_of(all_lines: Sequence[Line]) -> list[str]:
+    """The stages of a recovery that these runs went through; without fine-tuning the end is the cut, which is told once."""
+    known = [stage for stage in STAGES if any(line.top1(stage) is not None for line in all_lines)]
+    return known if "epoch" in known or "cut" not in known else [stage for stage in known if stage != "end"]
+
+
 HEADER = ("method", "n", "cut", "norms", "one epoch", "end", "vs {}", "p", "{}", "latency", "seconds")
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from pas.report.comparison import STAGES, Line, cells_of
+from pas.report.comparison import Line, cells_of, stages_of
 from pas.report.figures import COLOURS, INK, figure_of, plain, save
 
 MARKERS = "osD^vP*Xdph<>"
+DASHES = ("-", "--", ":")
+"""Where the colours begin again, the next of these."""
 
 
 def draw(lines: Sequence[Line], path: Path, title: str) -> Path:
@@ -22,7 +24,7 @@ def draw(lines: Sequence[Line], path: Path, title: str) -> Path:
 def _curves(lines: Sequence[Line], path: Path, title: str) -> Path:
     """A panel a stage that was measured: top-1 against the share of the dense cost, a line a row."""
     rows = list(dict.fromkeys(line.row for line in lines))
-    stages = [stage for stage in STAGES if any(line.top1(stage) is not None for line in lines)]
+    stages = stages_of(lines)
     kind = _kind(lines)
     figure = figure_of(3.4 * len(stages) + 0.4, 3.6 + 0.17 * (len(rows) / (2 * len(stages))))
     panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
@@ -48,20 +50,18 @@ def _dots(lines: Sequence[Line], path: Path, title: str) -> Path:
     """A line a row from its top-1 right after the cut to the one at the end."""
     figure = figure_of(6.4, 1.3 + 0.28 * len(lines))
     axes: Axes = figure.subplots()
-    shown = []
-    for number, stage in enumerate(STAGES):
+    for number, stage in enumerate(stages_of(lines)):
         colour = COLOURS[number % len(COLOURS)]
         for place, line in enumerate(lines):
             value = line.top1(stage)
             if value is not None:
                 axes.errorbar(value.mean, -place, xerr=value.std, color=colour, marker=MARKERS[number], ms=5, capsize=2, lw=1.2)
-                shown.append(stage)
     axes.axvline(_dense(lines), color=INK, lw=0.9, ls="--")
     axes.set_yticks([-place for place in range(len(lines))], [line.row for line in lines])
     axes.set_xlabel("top-1 (%)")
     plain(axes)
     handles = [Line2D([], [], color=COLOURS[number % len(COLOURS)], marker=MARKERS[number], ls="", label=_words(stage))
-               for number, stage in enumerate(STAGES) if stage in shown]  # fmt: skip
+               for number, stage in enumerate(stages_of(lines))]  # fmt: skip
     handles.append(Line2D([], [], color=INK, lw=0.9, ls="--", label="dense"))
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8)
@@ -69,7 +69,8 @@ def _dots(lines: Sequence[Line], path: Path, title: str) -> Path:
 
 
 def _style(number: int) -> dict[str, str]:
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+    turn, colour = divmod(number, len(COLOURS))
+    return {"color": COLOURS[colour], "marker": MARKERS[number % len(MARKERS)], "ls": DASHES[turn % len(DASHES)]}
 
 
 def _words(stage: str) -> str:
