@@ -5,7 +5,7 @@
 Every method has a process of its own, of one thread, in which a whole search of `--steps` steps takes turns with steps of the dense
 network: the ratio of the mean CPU times of all steps (a re-wiring now and then is part of the price), how long it looked at examples
 before the first one, and by how much the process's peak memory grew over what dense steps had needed. Random images: costs don't
-depend on them.
+depend on them. A method that the file already has is not measured again.
 """
 
 from __future__ import annotations
@@ -79,20 +79,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--csv", type=Path)
     how = parser.parse_args()
-    if len(how.methods) == 1:
+    if len(how.methods) == 1 and not how.csv:
         print(json.dumps(measure(how.methods[0], how)))
         return
-    rows = []
+    rows = list(csv.DictReader(how.csv.open())) if how.csv and how.csv.exists() else []
     for method in how.methods:
+        if any(row["method"] == method for row in rows):
+            continue
         words = ["--model", how.model, "--batch", str(how.batch), "--size", str(how.size), "--steps", str(how.steps)]
         out = subprocess.run([sys.executable, __file__, *words, "--methods", method], check=True, capture_output=True, text=True).stdout
         rows.append(json.loads(out.splitlines()[-1]))
         print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if how.csv:
-        with how.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        if how.csv:
+            with how.csv.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
 
 
 if __name__ == "__main__":
