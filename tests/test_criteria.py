@@ -17,6 +17,7 @@ from pas.criteria import CRITERIA, NORMALISERS, REDUCTIONS, WITH_DATA, WITHOUT_D
 from pas.criteria.derivatives import hessian_times, mean
 from pas.criteria.examples import count, first, singles
 from pas.criteria.gradientwise import maps
+from pas.criteria.norms import l1, magnitude
 from pas.criteria.weightwise import WEIGHTWISE, weights
 from pas.errors import PasError
 from pas.rule import CHOICES
@@ -131,6 +132,20 @@ def test_random_draws_one_number_a_channel_alike_for_axes_of_all_sizes() -> None
     assert not np.array_equal(drawn, from_weights(model, signature, "random", "sum", "none"))
 
 
+def test_magnitude_counts_kernels_by_what_makes_and_reads_them() -> None:
+    """A transposed convolution makes along dimension 1: its columns are (3, 4) and (0, 5) long in L1 7 and 5 of mean 6; what reads them is
+    left out by `l1`. `magnitude` has L2 norms of 5 and 5 there, of the readers 1 and 3 (mean 2), and no slot of the shift, which is zero.
+    """
+    model = nn.Sequential(nn.ConvTranspose2d(2, 2, 1), nn.Conv2d(2, 1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 0.0], [4.0, 5.0]])[:, :, None, None])
+        model[0].bias.zero_()
+        model[1].weight.copy_(torch.tensor([[1.0, 3.0]])[:, :, None, None])
+    signature = pas.signature(model, torch.zeros(1, 2, 4, 4))
+    assert of_axis(signature, l1(model, signature)) == pytest.approx([7 / 6, 5 / 6])
+    assert of_axis(signature, magnitude(model, signature)) == pytest.approx([(1 + 0.5) / 2, (1 + 1.5) / 2])
+
+
 # -- by the loss: L = mean of (a x)^2 / 2, so with s = mean of x^2: g_w = s a v, g_v = s a w
 
 
@@ -156,12 +171,12 @@ def test_a_batch_counts_by_its_examples() -> None:
 
 
 def test_second_order_taylor_by_hand() -> None:
-    """E_n[g_n^2] of w_i is v_i^2 (10^2 + 90^2) / 2 = 4100 v_i^2, so w_i^2 E / 2 - w_i g = 2050 * (36, 16) - (300, 200), the same in both
-    slots. With a = 2 for v = (3, -4): g_n = 2 x^2 v, E = v^2 (4 + 324) / 2 = 164 v^2; w g = 5 * 2 * (6, -4): 82 * (36, 16) - (60, -40).
+    """E_n[g_n^2] of w_i is v_i^2 (10^2 + 90^2) / 2 = 4100 v_i^2, so w_i^2 E / 2 = 2050 * (36, 16), the same in both slots. With a = 2 for
+    v = (3, -4): g_n = 2 x^2 v, E = v^2 (4 + 324) / 2 = 164 v^2, so 82 * (36, 16).
     """
     for batches in ([batch(1, -3)], [batch(1), batch(-3)]):
-        assert judged("fisher", *batches) == pytest.approx([2 * 73500, 2 * 32600])
-        assert judged("fisher", *batches, v1=-4) == pytest.approx([2 * 2892, 2 * 1352])
+        assert judged("fisher", *batches) == pytest.approx([2 * 73800, 2 * 32800])
+        assert judged("fisher", *batches, v1=-4) == pytest.approx([2 * 2952, 2 * 1312])
 
 
 def test_grasp_and_crop_by_hand() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import pas
-from pas.allocate.landing import FEW, SLACK, Widths, land
+from pas.allocate.landing import FEW, SLACK, Widths, land, ranked
 from pas.allocate.uniform import uniform
 from pas.amount import parse, parse_time
 from pas.budget import Budget, limits
@@ -91,6 +91,25 @@ def test_keeps_the_highest_scores() -> None:
     for axis in legal.axes:
         inside = slice(axis.start, axis.start + axis.size)
         assert scores[inside][mask[inside]].min() > scores[inside][~mask[inside]].max()
+
+
+@pytest.mark.parametrize("share", [0.4, 0.55, 0.7])
+def test_exchanges_lose_the_least_worth_whatever_the_scores_are_measured_in(share: float) -> None:
+    """Scores are an order: moved or stretched, they lead to the same widths. With so few widths every one is tried, and of those in the band
+    none keeps more of the worth.
+    """
+    signature, legal, found = setup([16, 24, 20, 28, 12], share, step=4)
+    worth = np.random.default_rng(0).gamma(0.5, size=signature.channels)
+    scores = np.log(worth)
+    first, by_rank = land(legal, scores, found.load, worth), land(legal, scores, found.load)
+    for other in (scores - 100, scores + 100, 7 * scores, worth):
+        assert (land(legal, other, found.load, worth) == first).all()
+        assert (land(legal, other, found.load) == by_rank).all()
+    order = ranked(legal.axes, scores)
+    states = [legal.mask(order, list(widths)) for widths in itertools.product(*map(legal.ladder, range(len(legal.axes))))]
+    inside = [mask for mask in states if 1 - SLACK <= found.load(mask) <= 1]
+    assert any((mask == first).all() for mask in inside)
+    assert worth[first].sum() == pytest.approx(max(worth[mask].sum() for mask in inside))
 
 
 def test_a_full_budget_keeps_everything() -> None:

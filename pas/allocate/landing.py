@@ -70,12 +70,14 @@ def shares(widths: Widths, scores: np.ndarray) -> np.ndarray:
     return share
 
 
-def land(widths: Widths, scores: np.ndarray, load: Load) -> np.ndarray:
+def land(widths: Widths, scores: np.ndarray, load: Load, worth: np.ndarray | None = None) -> np.ndarray:
     """The mask over all channels that keeps the highest scores and lies in the band.
 
     `scores` (channels,): a higher score stays longer, across axes too. `load`: cost over target (...) of masks (..., C),
     monotone in the mask. First one threshold for all axes, as low as the budget allows; then whatever still fits, highest score first;
-    then, when the rest is more than the band allows, exchanges of a step in one axis for steps in others.
+    then, when the rest is more than the band allows, exchanges of a step in one axis for steps in others, which lose as little as they
+    can of the sum of `worth` (channels,), not negative. Scores are an order, logarithms perhaps, and say nothing in a sum: without
+    `worth` their ranks are summed.
     """
     order = ranked(widths.axes, scores)
     ladders = [widths.ladder(a) for a in range(len(widths.axes))]
@@ -99,7 +101,8 @@ def land(widths: Widths, scores: np.ndarray, load: Load) -> np.ndarray:
             low = middle + 1
     state = _fill(at(levels[high]), ladders, values, cost)
     if 1 - cost(state) > SLACK:
-        state = _exchange(state, ladders, values, cost)
+        worths = _ranks(values) if worth is None else [worth[axis.start + rank] for axis, rank in zip(widths.axes, order, strict=True)]
+        state = _exchange(state, ladders, values, worths, cost)
     return widths.mask(order, state)
 
 
@@ -121,13 +124,21 @@ def _fill(
             blocked.add(a)  # costs only grow, so what does not fit now never will
 
 
-def _exchange(state: list[int], ladders: list[list[int]], values: list[np.ndarray], cost: Cost) -> list[int]:
-    """Another state that lies in the band and loses the least score; if there is none, the one nearest to the target.
+def _ranks(values: list[np.ndarray]) -> list[np.ndarray]:
+    """How many of all values are lower, per axis."""
+    everywhere = np.sort(np.concatenate(values))
+    return [np.searchsorted(everywhere, value).astype(np.float64) for value in values]
+
+
+def _exchange(
+    state: list[int], ladders: list[list[int]], values: list[np.ndarray], worths: list[np.ndarray], cost: Cost
+) -> list[int]:
+    """Another state that lies in the band and loses the least worth; if there is none, the one nearest to the target.
 
     Small networks, whose single channels are dear, are searched completely. Else one axis steps down and the others fill up
     and, where that never lands in the band, the axes with the cheapest steps go two rungs up and down in all combinations.
     """
-    sums = [np.concatenate([[0.0], np.cumsum(value)]) for value in values]
+    sums = [np.concatenate([[0.0], np.cumsum(worth)]) for worth in worths]
 
     def best(states: Iterable[Sequence[int]]) -> tuple[bool, list[int]]:
         """The first of the best states, and whether it lies in the band."""

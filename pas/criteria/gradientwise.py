@@ -63,12 +63,13 @@ def taylor_abs(network: nn.Module, weights: Maps, batches: list[Batch], loss: Lo
 
 
 def fisher(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) -> Maps:
-    """w^2 E_n[g_n^2] / 2 - w g, the change of the loss to second order, with sign: optimal brain damage (LeCun et al., 1989, there with
-    g = 0), its diagonal Hessian the empirical Fisher information, from the gradients g_n of single examples.
+    """w^2 E_n[g_n^2] / 2, the change of the loss to second order where it is at a minimum: optimal brain damage (LeCun et al., 1989), its
+    diagonal Hessian the empirical Fisher information, from the gradients g_n of single examples.
+
+    The first-order term, -w g, is left out, as there: on a trained network g is what the examples at hand differ by.
     """
-    slope = mean(network, weights, batches, loss)
     information = mean(network, weights, singles(batches), loss, torch.square)
-    return {name: weight.square() * information[name] / 2 - weight * slope[name] for name, weight in weights.items()}
+    return {name: weight.square() * information[name] / 2 for name, weight in weights.items()}
 
 
 def snip(network: nn.Module, weights: Maps, batches: list[Batch], loss: Loss) -> Maps:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pas.axes.signature import Signature
+from pas.axes.signature import Signature, Slot
 from pas.surgery.fuse import fuse
 
 
@@ -14,8 +14,8 @@ def magnitude(model: nn.Module, signature: Signature) -> np.ndarray:
     """The L2 norm of a channel in everything that makes or reads it, over all channels (channels,).
 
     In each slot (a dimension of a weight of the fused form) the norms are divided by their mean, so that slots of
-    different fan-in count alike; a channel's score is the mean over its slots. Norms of batch-norm scales count as
-    slots too.
+    different fan-in count alike; a channel's score is the mean over its slots, and so the mean of an axis is 1. Scales and shifts of norms
+    and biases count as slots, too; slots that are zero throughout don't.
     """
     return _norms(model, signature, 2, makers_only=False)
 
@@ -30,18 +30,20 @@ def l1(model: nn.Module, signature: Signature) -> np.ndarray:
 
 
 def _norms(model: nn.Module, signature: Signature, order: int, *, makers_only: bool) -> np.ndarray:
-    tensors = dict(fuse(model).named_parameters())
+    tensors, reads = dict(fuse(model).named_parameters()), set(signature.readers)
     total, count = np.zeros(signature.channels), np.zeros(signature.channels)
     for name, dims in signature.dims.items():
         if name not in tensors:
             continue
         weight = tensors[name].detach().double()
         for d, table in enumerate(dims):
-            if table is None or (makers_only and (d > 0 or weight.dim() < 2)):
+            if table is None or (makers_only and (weight.dim() < 2 or Slot(name, d) in reads)):
                 continue
             flat = weight.transpose(0, d).flatten(1) if weight.dim() > 1 else weight[:, None]
             norm = torch.linalg.vector_norm(flat, ord=order, dim=1).cpu().numpy()
-            norm = norm / max(norm.mean(), 1e-30)
+            if not norm.any():
+                continue
+            norm = norm / norm.mean()
             for column in table.T:
                 np.add.at(total, column, norm)
                 np.add.at(count, column, 1)

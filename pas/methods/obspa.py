@@ -135,11 +135,14 @@ class Obspa(Once):
 
 
 def _first(batches: Iterable[Batch], samples: int) -> Iterable[Example]:
-    """The inputs of the first examples."""
-    seen = 0
+    """The inputs of the first examples, without a rest of less than half a batch: the statistics of norms take batch by batch."""
+    seen, full = 0, 0
     for x, _ in batches:
         count = next(len(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
         take: Any = min(count, samples - seen)
+        if 2 * take < full:
+            return
+        full = full or count
         yield tree_map(lambda leaf, n=take: leaf[:n].clone() if isinstance(leaf, Tensor) else leaf, x)
         seen += take
         if seen >= samples:

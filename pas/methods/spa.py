@@ -52,7 +52,7 @@ class Spa(Once):
             self._decide(self._weighed(agreed.cpu().numpy()))
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
-        return land(self.problem.widths, scores, self.problem.limits.load)
+        return land(self.problem.widths, scores, self.problem.limits.load, self._importance)
 
     def importance(self) -> np.ndarray | None:
         """The grouped importances; None where some are negative, and before data was seen."""

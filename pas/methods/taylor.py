@@ -53,7 +53,7 @@ class Taylor(Once):
             worth = np.full(problem.signature.channels, np.inf)
             worth[problem.free] = value - np.log(problem.cost_per_axis(mask).numpy())[problem.axis_index]
             allowed = dense + (1 - dense) * round_ / self.recost  # the load falls to 1
-            mask = land(problem.widths, worth, partial(_load, problem, allowed))
+            mask = land(problem.widths, worth, partial(_load, problem, allowed), self._importance)
         return mask
 
 
