@@ -303,13 +303,14 @@ class Search:
     def report(self) -> dict[str, Any]:
         """What the search has reached: per limit the target, what an export would cost, the dense cost, and what the open channels
         cost (`open`), latencies in ms and, once `verify` has measured it, with the share of the dense latency; the gates that the export
-        would close or reopen; widths; the axes that stay whole, and why.
+        would close or reopen, or that were when they came to rest; widths; the axes that stay whole, and why.
         """
         mask, now = self.landed(), self.method.open()
+        closed, reopened = self.method.forced
         return {
             "budget": standing.limit_rows(self.limits, mask, now, self.verified),
-            "closed_by_export": int((now & ~mask).sum()),
-            "reopened_by_export": int((~now & mask).sum()),
+            "closed_by_export": closed + int((now & ~mask).sum()),
+            "reopened_by_export": reopened + int((~now & mask).sum()),
             "widths": self.signature.architecture(self.lifted(mask)).widths(),
             "frozen": {axis.name: axis.frozen for axis in self.signature.axes if not axis.prunable},
         }

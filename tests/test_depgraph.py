@@ -40,11 +40,11 @@ def gradients(search: pas.Search) -> dict[str, torch.Tensor]:
 
 
 def test_the_gradient_by_hand() -> None:
-    """Sums of squares 4 + 4 + 1 = 9 and 1, so I = 3 and 1: gamma = 16^0 and 16^1. With reg 0.1 the slices get 0.1 w and 1.6 w; the
+    """Sums of squares 4 + 4 + 1 = 9 and 1, so I = 3 and 1: gamma = 16^0 and 16^1. With reg 2 over 20 steps the slices get 0.1 w and 1.6 w; the
     penalty is 0.1 / 2 (9 + 16) = 1.25. Biases and shifts get nothing.
     """
     model, example = chain()
-    search = searcher(model, example, reg=0.1)
+    search = searcher(model, example, steps=20, reg=2)
     assert search.penalty().item() == pytest.approx(1.25)
     found = gradients(search)
     assert set(found) == {"0.weight", "1.weight", "3.weight"}
@@ -155,7 +155,7 @@ def test_it_empties_the_channels_that_it_will_cut(digits) -> None:
     """Sparse learning leaves less in the channels that go than plain training does: less than half the share of the norm."""
 
     def share(sl: float) -> float:
-        search = searcher(network(), steps=60, sl=sl, reg=0.05)
+        search = searcher(network(), steps=60, sl=sl, reg=3)
         train(search, digits, 0, 40)
         squares = search.method.squares().numpy()[search.method.problem.free]
         kept = search.landed()[search.method.problem.free]

@@ -119,23 +119,28 @@ def test_a_penalty_of_fixed_strength_by_hand(method: str) -> None:
 @pytest.mark.parametrize("hard", [0.0, 1.0])
 def test_the_multiplier_by_hand(hard: float) -> None:
     """Against the final target 7, everything likely open costs 14: e = 1; the expected cost is less. From 0 the multiplier moves by
-    dual / steps e; the pressure is mu + 2 e, below 0 where almost nothing is open.
+    dual / steps e; the pressure is k = mu + 2 e, below 0 where almost nothing is open. By a probability the cost's slope is 1 + 2 p in the
+    first axis and 1 + 4 p in the second, over roots of 1 and 2 of the loss's gradients; the mean square of (1 + 2 p) p (1 - p), four times,
+    and (1 + 4 p) p (1 - p) / 2, twice, is made one. Log alpha moves by gate_lr / steps = 0.1 times that.
     """
-    search = soft.two_layers("gumbel", dual=5.0, hard=hard, ramp=0.0, initial=0.4, gate_lr=0.0)
-    method = search.method
+    search = soft.two_layers("gumbel", dual=5.0, hard=hard, ramp=0.0, initial=0.4, gate_lr=10.0)
+    method, value = search.method, search.method.gates.value
     method.taken = 10
+    method.normalised["value"].square = torch.tensor([1.0, 4.0])
+    method.multiplier = torch.tensor([0.5], dtype=torch.float64)
     p = method.gates.probability()[0].item()
-    expected = (4 * p + 8 * p * p + 2 * p) / 7
-    e = 1 if hard else expected - 1
+    e = 1 if hard else (4 * p + 8 * p * p + 2 * p) / 7 - 1
+    ways = np.array([1 + 2 * p] * 4 + [(1 + 4 * p) / 2] * 2)
     search.step()
-    assert method.multiplier.tolist() == pytest.approx([5 / 100 * e])
-    assert search.penalty().item() == pytest.approx((5 / 100 + 2) * e * expected)
+    assert method.multiplier.tolist() == pytest.approx([0.5 + 5 / 100 * e])
+    assert value.tolist() == pytest.approx(0.4 - 0.1 * (0.5 + 2 * e) * ways / np.sqrt((ways**2).mean()))
+    assert search.penalty().item() == 0
     with torch.no_grad():
-        method.gates.value.fill_(-7.0)
-    assert search.penalty().item() < 0
+        value.fill_(-7.0)
     before = method.multiplier.item()
     search.step()
-    assert -5 / 100 <= method.multiplier.item() - before < -4 / 100
+    assert -5.001 / 100 < method.multiplier.item() - before < -4 / 100
+    assert (value > -7).all()
 
 
 def test_log_alpha_is_clamped_and_spread(digits) -> None:

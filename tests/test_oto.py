@@ -77,14 +77,15 @@ def test_the_adapted_step_descends_on_loss_and_norm() -> None:
 
 
 def test_the_step_by_hand() -> None:
-    """Of the groups (3, 4) and (0.6, 0.8), norms 5 and 1, the second is the redundant one, and alone penalised: l = 1 / 5. The optimiser
-    takes (0.06, 0.08) of it, and l x / ||x|| another (0.12, 0.16): (0.42, 0.56) is left, and of the other group what the optimiser left.
+    """Of the groups (3, 4) and (0.6, 0.8), norms 5 and 1, the second is the redundant one, and alone penalised: l = 1 / 5. After that first
+    step the optimiser takes (0.06, 0.08) of it, and l x / ||x|| another (0.12, 0.16): (0.42, 0.56) is left, and of the other group what the optimiser left.
 
     After it |x| = 0.7. Nothing more from the optimiser: 0.2 less a step, so 0.5, 0.3, 0.1, and then <x'', x> = -0.1 * 0.1 < 0: zero. It
     stays zero when the optimiser moves it again, and the gate is closed.
     """
     search = chain()
     free = search.method.problem.free
+    move(search, (0.0, 0.0), (0.0, 0.0))
     groups = move(search, (0.3, 0.06), (0.4, 0.08))
     assert groups.flatten().tolist() == pytest.approx([2.7, 3.6, 0.42, 0.56])
     for left in (0.5, 0.3, 0.1):
@@ -100,18 +101,23 @@ def test_the_step_by_hand() -> None:
 
 def test_the_half_space_test_by_hand() -> None:
     """epsilon = 0.6: from norm 1, a step of 0.1 and l = 0.2 leave <x'', x> = 0.7, not below 0.6; a step of 0.25 leaves 0.55: zero."""
-    assert move(chain(epsilon=0.6), (0.0, 0.06), (0.0, 0.08))[1].norm().item() == pytest.approx(0.7)
-    assert move(chain(epsilon=0.6), (0.0, 0.15), (0.0, 0.20))[1].tolist() == [0.0, 0.0]
+    small, large = chain(epsilon=0.6), chain(epsilon=0.6)
+    for search in (small, large):
+        move(search, (0.0, 0.0), (0.0, 0.0))
+    assert move(small, (0.0, 0.06), (0.0, 0.08))[1].norm().item() == pytest.approx(0.7)
+    assert move(large, (0.0, 0.15), (0.0, 0.20))[1].tolist() == [0.0, 0.0]
 
 
 def test_the_redundancy_by_hand() -> None:
-    """Mean norms 5 / 2 and 1 / 2, so 0.4 and 2, normalised (1, 5) / sqrt(26). The loss lessens the first group along itself, cosine 1, and
-    the second at a right angle, cosine 0: normalised (1, 0). Redundancies 1/2 + 1/(2 sqrt 26) and 5/(2 sqrt 26): the large group is the
-    redundant one.
+    """In a warm-up of two steps the loss lessens the first group along itself in sum, cosine 1, and the second at a right angle, cosine 0:
+    normalised (1, 0). Then norms are 4.5 and sqrt(1 + 0.01), means 2.25 and sqrt(1.01) / 2, their inverses over
+    sqrt(1 / 2.25^2 + 4 / 1.01): the large group is the redundant one.
     """
-    search = chain()
-    move(search, (0.3, 0.08), (0.4, -0.06))
-    expected = -np.array([0.5 + 0.5 / 26**0.5, 2.5 / 26**0.5])
+    search = chain(warmup=0.2)
+    move(search, (0.6, 0.0), (-0.1, 0.0))
+    move(search, (-0.3, 0.08), (0.5, -0.06))
+    inverse = np.array([1 / 2.25, 2 / 1.01**0.5])
+    expected = -(np.array([1, 0]) + inverse / np.sqrt((inverse**2).sum())) / 2
     assert search.method._salience[search.method.problem.free].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
     assert search.architecture.kept[search.signature.prunable[0].name] == (1,)
 

@@ -51,6 +51,10 @@ class TopK(Soft):
     def quiet(self) -> Tensor:
         return self.logits().sigmoid() + (self.value - self.value.detach())
 
+    def masks(self) -> Tensor:
+        """m over all channels (channels,), with a gradient for the ratios alone."""
+        return self._everywhere(self.logits().sigmoid())
+
     def kept(self) -> Tensor:
         """m >= 1/2."""
         return (self.logits() >= 0).to(self.value.dtype)

@@ -75,9 +75,11 @@ class Method(ABC):
         inherits: whether the searched network keeps the weights of the dense one, or starts from scratch.
         lands: whether an export moves gates until the budget's band is met.
         samples: how many examples `calibrate` looks at, one after the other.
+        forced: how many gates were closed and reopened to meet the band when the gates came to rest, where they do before the export.
     """
 
     samples: int = 0
+    forced: tuple[int, int] = (0, 0)
     learns: bool = True
     inherits: bool = True
     lands: bool = True

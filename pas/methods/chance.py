@@ -11,7 +11,7 @@ from torch import Tensor
 from pas.criteria import Batch, Loss, taylor
 from pas.gates.chance import Chance
 from pas.methods.base import Problem
-from pas.methods.soft import Normalised, SoftMethod, spread
+from pas.methods.soft import BOUND, Normalised, SoftMethod, spread
 
 SAMPLES = 1024
 """Examples that rank the channels, where initial values are spread."""
@@ -23,14 +23,16 @@ class ChanceMethod(SoftMethod):
     """Gates that are open with probability P. Independent as they are, they cost cost(P) on average, with cost the network's exact,
     multilinear cost.
 
-    - `dual` above 0: the budget as a constraint, by dual ascent (Gallego-Posada et al., https://arxiv.org/abs/2208.04425, eq. 5-7). The
-      loss gets ``k cost(P) / target`` for each limit, with ``k = mu + 2 e``, ``mu <- mu + dual / steps e`` and ``e = cost / target - 1``
-      against the falling target. Two departures: the term of e itself takes the place of the paper's dual restarts, as without either a
-      multiplier that has summed up an excess overshoots; and mu may fall below 0, as a budget is there to be used. `hard`: 1 measures e by
-      the channels that an export would find open; 0, as published, by P.
+    - `dual` above 0: the budget as a constraint, by dual ascent (Gallego-Posada et al., https://arxiv.org/abs/2208.04425, eq. 5-7). To the
+      gradient of the loss comes ``k`` times that of ``cost(P) / target`` for each limit, with ``k = mu + 2 e``, ``mu <- mu + dual / steps e``
+      and ``e = cost / target - 1`` against the falling target. Three departures: k counts in such a unit that at 1 the cost's gradient is,
+      over all gates, as large as that of the loss in one step, whatever the network, as mini-batches make the latter mostly noise; the term
+      of e itself takes the place of the paper's dual restarts, as without either a multiplier that has summed up an excess overshoots; and
+      mu may fall below 0, as a budget is there to be used. `hard`: 1 measures e by the channels that an export would find open; 0, as
+      published, by P.
     - `dual` 0: a penalty of fixed `strength`, as published, ``strength cost(P) / target``.
-    - `gate_lr`: how far log alpha moves over the search when its gradient keeps its sign; gradients are divided by their root mean square
-      over each axis.
+    - `gate_lr`: how far log alpha moves over the search when its gradient keeps its sign; the loss's gradients are divided by their root
+      mean square over each axis, those of the cost by the same numbers.
     - `initial`, `spread`: log alpha at first, so far below and above by Taylor rank inside each axis, where data was shown (`calibrate`).
       Equal values move a whole axis as a front.
     """
@@ -70,22 +72,20 @@ class ChanceMethod(SoftMethod):
         return self.moving(self.gates.value, self.gate_lr)
 
     def penalty(self) -> Tensor:
-        if self.holds:
+        if self.holds or self.dual:
             return super().penalty()
         expected = self.gates.expected()
-        if not self.dual:
-            self._follow()
-            shares = [cost(expected) / limit.target for cost, limit in zip(self._costs, self.problem.limits.each, strict=True)]
-            return self.strength * torch.stack(shares).sum().to(expected.dtype)
-        with torch.no_grad():
-            pressure = self.multiplier.to(expected.device) + RESPONSE * self._excess()
-        return (pressure * torch.stack(self.spent(expected))).sum().to(expected.dtype)
+        self._follow()
+        shares = [cost(expected) / limit.target for cost, limit in zip(self._costs, self.problem.limits.each, strict=True)]
+        return self.strength * torch.stack(shares).sum().to(expected.dtype)
 
     def learn(self) -> None:
-        self.gates.clamp()
         if self.dual:
             excess = self._excess()
+            pressure = self.multiplier.to(excess.device) + RESPONSE * excess
             self.multiplier = self.multiplier.to(excess.device) + self.dual / self.problem.steps * excess
+            self.gates.value.sub_(self.gate_lr / self.problem.steps * self._push(pressure))
+        self.gates.clamp()
 
     def worth(self) -> Tensor:
         return self.gates.value
@@ -100,6 +100,19 @@ class ChanceMethod(SoftMethod):
     def _excess(self) -> Tensor:
         """e of each limit (limits,)."""
         return torch.stack(self.spent(self.gates.settled() if self.hard else self.gates.expected())).detach() - 1
+
+    def _push(self, pressure: Tensor) -> Tensor:
+        """The gradient of the costs (n,) in units of the loss's normalised ones. `pressure` (limits,): k."""
+        gates, total = self.gates, torch.zeros_like(self.gates.value)
+        root = self.normalised["value"].square.sqrt().to(total)[gates.axis]
+        slope = gates.probability() * (1 - gates.probability())  # of a logistic function
+        for number, k in enumerate(pressure):
+            with torch.enable_grad():
+                chances = gates.expected().detach().requires_grad_()
+                (by_chance,) = torch.autograd.grad(self.spent(chances)[number], chances)
+            push = torch.where(root > 0, by_chance[gates.free].to(total) * slope / root.clamp_min(1e-30), 0)
+            total += k.to(total) * push / push.square().mean().sqrt().clamp_min(1e-30)
+        return total.clamp(-BOUND, BOUND)
 
     def _begin(self, ranks: Tensor) -> None:
         """`ranks` (n,): from -1 to 1."""

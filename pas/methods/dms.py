@@ -18,7 +18,7 @@ class Dms(SoftMethod):
 
     - Mask (eq. 2-4): ``m = sigmoid(lambda N (c' - a))`` with c' the rank of a channel's importance in its axis and a the axis's prune
       ratio, which stays where at least the minimum width and at most all channels are open. The mask multiplies what reads the channel.
-    - Importance (eq. 5): ``c <- decay c + (1 - decay) (m dL/dm)^2``, summed over processes.
+    - Importance (eq. 5): ``c <- decay c + (1 - decay) (m dL/dm)^2``, L the loss of the task, summed over processes.
     - Resource loss (eq. 8): ``weight log(R / target)`` while R exceeds the target; below it, ``below`` times the size of that. R counts
       channels with m >= 1/2, with the gradient of the soft counts; here it is the network's exact cost. The target falls as
       ``final^t`` over the `ramp`.
@@ -56,7 +56,7 @@ class Dms(SoftMethod):
         opened = torch.from_numpy(problem.open_at_start)
         shut = torch.zeros(len(sizes)).index_add(0, gates.axis, (~opened).float())
         with torch.no_grad():
-            gates.value.copy_(opened)
+            gates.value.copy_(opened.float() - 1)  # the decay brings those below 0 up to it, never above
             gates.ratio.copy_(torch.where(shut > 0, (shut + 0.5) / sizes, 0.0))
         self.normalised = {"ratio": Normalised(gates.ratio, torch.arange(len(sizes)))}
         self._seen: Tensor | None = None
@@ -69,7 +69,7 @@ class Dms(SoftMethod):
     def penalty(self) -> Tensor:
         if self.holds:
             return super().penalty()
-        soft, hard = self.gates.still(), self.gates.settled().detach()
+        soft, hard = self.gates.masks(), self.gates.settled().detach()
         logs = torch.stack(self.spent(hard - soft.detach() + soft)).log()
         return self.weight * (logs.clamp_min(0) + self.below * (-logs).clamp_min(0)).sum().to(soft.dtype)
 

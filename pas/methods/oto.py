@@ -34,18 +34,20 @@ class Oto(Method):
 
         normalise(cos(x_g, d_g)) / 2 + normalise(size_g / ||x_g||) / 2,
 
-    each over the l2 norm over all groups: it is high where the loss asks for less magnitude, and where there is little. Penalised are the
+    each over the l2 norm over all groups: it is high where the loss asks for less magnitude, and where there is little; in the cosine x is
+    that of the start and d the way of the whole warm-up. Penalised are the
     groups without which the rest lies in the budget's band. *Projection*, from then on: l_g is the default strength l where the loss's own
     step already lessens the norm, <x_t, d> >= 0. Elsewhere it is `amplify` times the least at which the norm still falls,
     -<x_t, d> / ||x_t||, within [l, `cap` l]; where that is not below the most at which the loss still falls,
     -||d||^2 ||x_t|| / <x_t, d>, it is the mean of the two bounds (v2, section 3.2). A group that is zero stays so, and its gate closes,
     which changes nothing.
 
-    Published values, in brackets: `epsilon` (0 in v2, up to 0.95 in v1), `amplify` (2 for SGD), `cap` (10). `shrink`: l is such that a
-    group on which the loss has no say falls to zero within this share of the steps, whatever the optimiser and its rate (published:
-    lambda 1e-3 at rate 0.1, about a tenth of a training of 300 epochs of CIFAR-10 for a group of norm 1).
+    Published values, in brackets: `epsilon` (0 in v2, up to 0.95 in v1), `amplify` (2 for SGD), `cap` (10).
 
-    Departures: l_g never falls below l, also where the loss asks for less: at a trained network steps are so small that penalised groups
+    Departures: `shrink` in the place of one lambda for all groups (published: 1e-3 at rate 0.1, about a tenth of a training of 300 epochs
+    of CIFAR-10 for a group of norm 1): l is such that a group on which the loss has no say falls to zero within this share of the steps,
+    whatever its norm, the optimiser and the rate. The published d of the partition is that of its step alone, of which in a short search
+    half is noise. l_g never falls below l, also where the loss asks for less: at a trained network steps are so small that penalised groups
     would not arrive within a short search. The published target is a share of groups, of which the most redundant ones are penalised; here
     they are ranked alike but landed in the budget, and groups that aren't zero in the end are cut all the same, those with the least norm
     left first. A group's activations must map zero to zero; where they don't, the closed gate makes the difference. Memory: one more copy
@@ -74,14 +76,14 @@ class Oto(Method):
         self.taken += 1
         with torch.no_grad():
             self._follow()
-            now = self.made.parameters
-            if self.taken >= self.warmup_steps:
-                taken = [was - new for was, new in zip(self._before, now, strict=True)]
-                if self._salience is None:
-                    self._partition(taken)
+            if self.taken < self.warmup_steps:  # what was before the first step stays known
+                return
+            taken = [was - new for was, new in zip(self._before, self.made.parameters, strict=True)]
+            if self._salience is None:
+                self._partition(taken)
+            else:
                 self._project(taken)
-            for was, new in zip(self._before, now, strict=True):
-                was.copy_(new)
+            self._remember()
 
     def scores(self) -> np.ndarray:
         """Zeroed groups lowest, then penalised ones by the share of their norm that is left, up to 1; then the others by salience."""
@@ -105,32 +107,40 @@ class Oto(Method):
             "salience": salience.double(),
             "penalised": self._penalised,
             "strength": self._strength,
+            **({} if known else {f"start.{number}": start for number, start in enumerate(self._before)}),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken = int(state["taken"])
         self._salience = state["salience"].cpu().numpy().copy() if bool(state["partitioned"]) else None
         self._penalised, self._strength = state["penalised"].clone(), state["strength"].clone()
-        self._before = [parameter.detach().clone() for parameter in self.made.parameters]
+        starts = [f"start.{number}" for number in range(len(self._before))]
+        self._before = [(state[start] if start in state else now).detach().clone() for start, now in zip(starts, self.made.parameters, strict=True)]
+
+    def _remember(self) -> None:
+        """The groups as they are now."""
+        for was, new in zip(self._before, self.made.parameters, strict=True):
+            was.copy_(new)
 
     def _partition(self, taken: list[Tensor]) -> None:
-        """Choose the groups to penalise, and their default strength."""
+        """Choose the groups to penalise, and their default strength, by the way since the start."""
         problem = self.problem
-        self._salience = self._judge(taken)
+        length = self.made.dot(taken, taken).sqrt()
+        cosine = self.made.dot(self._before, taken) / (self._norms() * length).clamp_min(1e-30)
+        self._remember()
+        self._salience = self._judge(cosine)
         kept = land(problem.widths, self._salience, problem.limits.load)
         self._penalised = torch.from_numpy(~kept).to(self._penalised.device)
         self._strength = self._norms() / self.shrink_steps
 
-    def _judge(self, taken: list[Tensor] | None) -> np.ndarray:
+    def _judge(self, cosine: Tensor | None) -> np.ndarray:
         """The salience of each channel (channels,): less its redundancy, lower by far for those that are closed at the start. By magnitude
-        alone where there was no step.
+        alone where the loss wasn't asked.
         """
         problem, norms = self.problem, self._norms()
         free = torch.from_numpy(problem.free).to(norms.device)
         redundancy = nn.functional.normalize(1 / ((norms / self.made.size().clamp_min(1))[free] + SAFE), dim=0)
-        if taken is not None:
-            length = self.made.dot(taken, taken).sqrt()
-            cosine = self.made.dot(self._before, taken) / (norms * length).clamp_min(1e-30)
+        if cosine is not None:
             redundancy = nn.functional.normalize(cosine[free], dim=0) / 2 + redundancy / 2
         salience = np.full(problem.signature.channels, np.inf)
         salience[problem.free] = -redundancy.double().cpu().numpy() - 10.0 * ~problem.open_at_start

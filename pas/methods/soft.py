@@ -63,7 +63,7 @@ class SoftMethod(Method):
     The search has phases, in shares of its steps. For the first, `warmup`, the target is the cost of the start. During `ramp` it falls to
     the budget as ``start (budget / start)^t``, by the same factor in each step. For the last share, `hold`, gates are exactly
     the 0/1 mask that an export would have kept when it began, so that weights settle to what is exported; without it the multipliers of the
-    channels that stay go into the exported weights.
+    channels that stay go into the exported weights. What the landing in the band then closes and reopens is remembered (`forced`).
     """
 
     gates: Soft
@@ -103,7 +103,9 @@ class SoftMethod(Method):
             self.learn()
             if self.holds:
                 self._held = self.worth().detach().cpu().clone()
-                self.gates.hold(land(self.problem.widths, self.scores(), self.problem.limits.load))
+                now, mask = self.open(), land(self.problem.widths, self.scores(), self.problem.limits.load)
+                self.forced = int((now & ~mask).sum()), int((~now & mask).sum())
+                self.gates.hold(mask)
 
     def moving(self, parameter: nn.Parameter, way: float) -> list[dict[str, Any]]:
         """The optimiser group of a parameter that moves at most so far over the search, in steps of normalised gradients."""
@@ -148,13 +150,15 @@ class SoftMethod(Method):
         return [cost(gates) / target for cost, target in zip(self._costs, self.targets(), strict=True)]
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {"taken": torch.tensor(self.taken), "held": self._held}
+        state = {"taken": torch.tensor(self.taken), "held": self._held, "forced": torch.tensor(self.forced)}
         for name, one in self.normalised.items():
             state |= {f"{name}.square": one.square, f"{name}.count": one.count}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.taken, self._held = int(state["taken"]), state["held"].clone()
+        closed, reopened = state["forced"].tolist()
+        self.forced = closed, reopened
         for name, one in self.normalised.items():
             one.square, one.count = state[f"{name}.square"].clone(), state[f"{name}.count"].clone()
 
