@@ -36,6 +36,8 @@ class Halp(Progressive):
       widths, so those of the device where widths are snapped to a latency table (published: the latency step of each layer, 32 to 128
       channels of a ResNet-50, for coupled layers the largest). Costs are rounded to 1/10,000 of the target (published: to microseconds).
 
+    Where the given widths alone cost more than is allowed, every axis goes to its smallest legal width, for good.
+
     Departures: the last round is landed in the budget's band, which may reopen a channel; the smallest legal width of an axis is not an
     item but given (published: the stem is forced by an importance of 10,000 and a layer may vanish); importances aren't rounded.
     """
