@@ -1,4 +1,4 @@
-"""The compactor of ResRep: a 1x1 convolution after a layer's norm, and how it is folded away exactly.
+"""The compactor of ResRep: a 1x1 convolution after a layer's norm, and how it is folded away.
 
 Ding et al., ICCV 2021, https://arxiv.org/abs/2007.03260, section 3.2.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pas.axes.ids import Dim
 from pas.axes.signature import Axis, Signature
 from pas.surgery.forms import typed_blocks
-from pas.surgery.fuse import Block, IdentityNorm, blocks
+from pas.surgery.fuse import IdentityNorm, blocks
 from pas.surgery.groups import slices
 
 
@@ -158,15 +158,28 @@ def insert(model: nn.Module, place: Place) -> Compactor:
 
 
 def fold(model: nn.Module, place: Place) -> None:
-    """Take the compactor at a place out again, in place and exactly in eval mode.
+    """Take the compactor at a place out again, in place.
 
-    In eval mode a norm with s = gamma / sqrt(v + eps) after a convolution W with bias b, and the compactor Q, put out
-    ``Q (s (W x + b - mu) + beta)``. That is what a convolution ``W' = Q diag(s) W`` without bias and a norm with mean
-    ``mu' = Q (s (mu - b))``, shift ``beta' = Q beta``, any variance v' and scale ``gamma' = sqrt(v' + eps)`` put out. mu' is the mean of
-    W' x; v' is its variance as if channels were uncorrelated, ``sum_i Q_ji^2 s_i^2 v_i``, so that training goes on near where it was.
+    A norm with s = gamma / sqrt(v + eps) after a convolution W with bias b, and the compactor Q, put out in eval mode
+    ``Q (s (W x + b - mu) + beta)``. So do, for any r_j other than 0 and any variance v', the same convolution and norm with the rows
 
-    In a block this is done branch by branch. The identity's ``Q diag(s) x`` goes to the centre of the last branch's kernel, its mean and
-    variance to that branch's norm; its own norm keeps the shift ``Q beta``, with a scale of zero.
+        W'_j  = r_j sum_i Q_ji s_i W_i,          b'_j = b_j,
+        mu'_j = r_j sum_i Q_ji s_i (mu_i - b_i) + b_j,
+        v'_j  = r_j^2 sum_i Q_ji^2 s_i^2 v_i,
+        gamma'_j = sqrt(v'_j + eps) / r_j,       beta' = Q beta.
+
+    ``|r_j|`` keeps the row's norm, ``||W'_j|| = ||W_j||``, so that one learning rate suits the folded network as it suited the old one; its
+    sign is that of ``Q_jj s_j``. Where either norm is zero, r_j = 1.
+
+    In a block this is done with each convolution. Of the identity's ``Q diag(s) x`` the diagonal stays in its norm, whose scale becomes
+    ``Q_jj gamma_j``, its shift ``Q beta``. What is beside the diagonal goes to the centre of the last convolution's kernel, before r, with
+    its mean and variance.
+
+    Exact, but for rounding: what is computed in eval mode, for every Q; mu', if mu is the mean. A Q whose rows have nothing but a diagonal
+    other than zero leaves kernels, means and variances as they are and gives ``Q_jj gamma_j`` and ``Q_jj beta_j``, which is exact with the
+    statistics of any batch too; with Q = I the network comes back (but for rows whose kernel or scale is zero). Approximate: v', the
+    variance of W' x as if what is added up were uncorrelated. With the statistics of a batch, a channel that a row of Q mixes is off by the
+    factor sqrt(v' / its variance), about its mean.
     """
     site: Any = model.get_submodule(place.path)
     with torch.no_grad():
@@ -181,37 +194,38 @@ def fold(model: nn.Module, place: Place) -> None:
         else:
             block = dict(blocks(model))[place.path]
             q, site.attn = site.attn.weight, nn.Identity()
-            for layer, norm in block.branches:
-                _fold_pair(layer, norm, q)
+            *others, (conv, norm) = block.branches
+            for layer, behind in others:
+                _fold_pair(layer, behind, q)
+            _fold_pair(conv, norm, q, block.identity)
             if block.identity is not None:
-                _fold_identity(block, q)
+                block.identity.weight.mul_(q.diagonal())
+                block.identity.bias.copy_(q @ block.identity.bias)
 
 
-def _fold_pair(conv: Any, norm: Any, q: Tensor) -> None:
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+def _fold_pair(conv: Any, norm: Any, q: Tensor, identity: Any = None) -> None:
+    """A convolution and its norm take Q in, and what Q mixes of an identity beside them."""
+    scale = _scale(norm)
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
     kernel = torch.einsum("ij,j,jklm->iklm", q, scale, conv.weight)
     mean, variance = q @ (scale * (norm.running_mean - bias)), q.square() @ (scale.square() * norm.running_var)
-    conv.weight.copy_(kernel)
-    bias.zero_()
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
-    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    if identity is not None:
+        mixed = (q - q.diagonal().diag()) * _scale(identity)
+        kernel[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] += mixed
+        mean += mixed @ identity.running_mean
+        variance += mixed.square() @ identity.running_var
+    before, after = (torch.linalg.vector_norm(weight.flatten(1), dim=1) for weight in (conv.weight, kernel))
+    ratio = torch.where((before > 0) & (after > 0), before / after, 1.0).copysign(q.diagonal() * scale)
+    conv.weight.copy_(ratio[:, None, None, None] * kernel)
+    norm.running_mean.copy_(ratio * mean + bias)
+    norm.running_var.copy_(ratio.square() * variance)
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt() / ratio)
     norm.bias.copy_(q @ norm.bias)
 
 
-def _fold_identity(block: Block, q: Tensor) -> None:
-    conv, norm = block.branches[-1]
-    identity: Any = block.identity
-    other: Any = norm
-    scale = identity.weight * (identity.running_var + identity.eps).rsqrt()
-    centre = tuple(size // 2 for size in conv.kernel_size)
-    conv.weight[:, :, centre[0], centre[1]] += q * scale
-    other.running_mean += q @ (scale * identity.running_mean)
-    other.running_var += q.square() @ (scale.square() * identity.running_var)
-    other.weight.copy_((other.running_var + other.eps).sqrt())
-    identity.bias.copy_(q @ identity.bias)
-    identity.weight.zero_()
+def _scale(norm: Any) -> Tensor:
+    scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale
 
 
 def _take_over(norm: nn.BatchNorm2d, old: nn.BatchNorm2d) -> None:
