@@ -9,12 +9,16 @@ import pytest
 import torch
 from networks import error, randomise, run
 from searches import network, train
+from timm.models.byobnet import RepVggBlock
 from torch import nn
 
 import pas
-from pas.surgery.compactor import CompactedNorm, Compactor, fold, insert, places
+from pas.axes.signature import rows
+from pas.surgery.compactor import CompactedNorm, Compactor, Place, fold, insert, places
+from pas.surgery.forms import identity_input, typed_blocks
 
 STEPS = 20
+NETWORKS = ("chain", "repvgg_nano", "mobilenetv2_mini", "cifar_resnet20")
 
 
 def searcher(name: str = "repvgg_nano", budget: float = 0.5, **options) -> pas.Search:
@@ -64,7 +68,7 @@ def test_the_gradient_agrees_with_differences() -> None:
     assert torch.autograd.gradcheck(value, (torch.randn(3, 3, dtype=torch.float64, requires_grad=True),))
 
 
-@pytest.mark.parametrize("name", ["chain", "repvgg_nano", "mobilenetv2_mini", "cifar_resnet20"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_compactors_change_nothing_at_first_and_fold_away_exactly(name: str) -> None:
     """At first the very same output. With random compactors the folded network computes the same in eval mode in fp64, and is a plain one
     again: the same modules, parameters and buffers.
@@ -94,6 +98,148 @@ def test_compactors_change_nothing_at_first_and_fold_away_exactly(name: str) -> 
     assert {n: t.shape for n, t in model.state_dict().items()} == {n: t.shape for n, t in plain.state_dict().items()}
 
 
+def compacted(name: str, seed: int) -> tuple[nn.Module, list[Place], list[Compactor], torch.Tensor]:
+    """A network in fp64 with norms that matter, a few scales negative, its compactors, and images."""
+    model = chain() if name == "chain" else network(name)
+    signature = pas.signature(model, torch.zeros(1, 1, 32, 32))
+    model.double()
+    generator = torch.Generator().manual_seed(seed)
+    randomise(model, torch.randn(8, 1, 32, 32, dtype=torch.float64, generator=generator), generator)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight[::3] *= -1
+    found = places(model, signature, signature.prunable)
+    return model, found, [insert(model, place) for place in found], torch.randn(4, 1, 32, 32, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_untrained_compactors_fold_to_the_very_network(name: str) -> None:
+    """Q = I: every kernel, scale, shift, mean and variance of every branch and identity is what it was."""
+    model, found, _, _ = compacted(name, 2)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for place in found:
+        fold(model, place)
+    for key, tensor in model.state_dict().items():
+        assert torch.allclose(tensor, before[key], rtol=1e-12, atol=1e-14), key
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_diagonal_folds_exactly_in_training_mode(name: str) -> None:
+    """Q = diag(d), some of it negative: with the statistics of another batch the output is that of the compactors, and the scale of each
+    norm is d times what it was while kernels stay.
+    """
+    model, found, compactors, x = compacted(name, 3)
+    generator = torch.Generator().manual_seed(4)
+    kernels = {key: tensor.clone() for key, tensor in model.named_parameters() if tensor.dim() == 4}
+    with torch.no_grad():
+        for compactor in compactors:
+            size = len(compactor.weight)
+            d = (0.2 + 2 * torch.rand(size, generator=generator)) * torch.where(torch.arange(size) % 4 == 1, -1, 1)
+            compactor.weight.copy_(d.diag())
+    folded = copy.deepcopy(model)
+    for place in found:
+        fold(folded, place)
+    assert all(torch.allclose(tensor, kernels[key], rtol=1e-12) for key, tensor in folded.named_parameters() if key in kernels)
+    assert error(run(model.train(), x), run(folded.train(), x)) < 1e-10
+
+
+def test_a_pair_folds_as_by_hand() -> None:
+    """eps = 1, v = (3, 8), gamma = (2, 6): s = (1, 2). W = ((3, 4), (3, -4)), mu - b = (1, 2), b = (10, 20), beta = (1, 4).
+
+    Row 0 of Q is (1, 1/2): sum_i Q_0i s_i W_i = (3, 4) + (3, -4) = (6, 0), so r = 5/6 and W' = (5, 0); mu' = 5/6 (1 + 2) + 10 = 12.5. The
+    cosine of the two kernels is (9 - 16) / 25 = -7/25: v' = (5/6)^2 (3 + 8 - 2 * 7/25 sqrt(24)), gamma' = sqrt(v' + 1) / (5/6), and
+    beta' = 1 + 2 = 3. Row 1 is zero: no kernel, mean b, variance 0, scale sqrt(0 + 1) and no shift.
+    """
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, eps=1.0), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    signature = pas.signature(model, torch.zeros(1, 2, 4, 4))
+    model.double()
+    (place,) = places(model, signature, signature.prunable)
+    compactor, (conv, norm) = insert(model, place), model[:2]
+    with torch.no_grad():
+        for tensor, value in (
+            (conv.weight[:, :, 0, 0], [[3, 4], [3, -4]]), (conv.bias, [10, 20]), (norm.weight, [2, 6]), (norm.bias, [1, 4]),
+            (norm.running_mean, [11, 22]), (norm.running_var, [3, 8]), (compactor.weight, [[1, 0.5], [0, 0]]),
+        ):  # fmt: skip
+            tensor.copy_(torch.tensor(value))
+    fold(model, place)
+    norm, variance = model[1], 25 / 36 * (11 - 14 / 25 * 24**0.5)
+    assert conv.weight.flatten().tolist() == pytest.approx([5, 0, 0, 0])
+    assert conv.bias.tolist() == [10, 20]
+    assert norm.running_mean.tolist() == pytest.approx([12.5, 20])
+    assert norm.running_var.tolist() == pytest.approx([variance, 0])
+    assert norm.weight.tolist() == pytest.approx([(variance + 1) ** 0.5 * 6 / 5, 1])
+    assert norm.bias.tolist() == pytest.approx([3, 0])
+
+
+def test_an_identity_folds_as_by_hand() -> None:
+    """A block of two channels, eps = 0 and all scales s = 1 but the identity's s = (1, 2) with v = (4, 9), means (1, 2), shifts (1, 1);
+    Q = ((1, 1/2), (0, 3)). Kernels 1x1 are ((1, 0), (0, 1)) with v = (1, 16) and no mean.
+
+    The identity keeps Q_jj gamma_j = gamma (1, 3), mean and variance, and has the shift Q (1, 1) = (1.5, 3). Row 0 of the 1x1 kernel is
+    (1, 0) + 1/2 (0, 1) + 1/2 * 2 (0, 1) = (1, 1.5), made as long as it was (r = 1 / sqrt(3.25)); its mean 1/2 * 2 * 2 r = 2 r.
+    Both that channel 1 adds are the same direction, (0, 1), with deviations 1/2 * 4 and 1/2 * 2 * 3: v' = (1^2 + (2 + 3)^2) r^2 = 26 r^2.
+    Row 1 is 3 (0, 1), which stays (0, 1), with its mean 0 and v = 16, and thrice the scale, 12.
+    """
+    block = RepVggBlock(2, 2, 3)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), block, nn.Conv2d(2, 1, 1))
+    signature = pas.signature(model, torch.zeros(1, 1, 4, 4))
+    model.double()
+    place = Place("1", "", signature.prunable[-1])
+    compactor, one, identity = insert(model, place), block.conv_1x1, block.identity
+    with torch.no_grad():
+        for norm in (block.conv_kxk.bn, one.bn, identity):
+            norm.eps = 0.0
+        for tensor, value in (
+            (one.conv.weight[:, :, 0, 0], [[1, 0], [0, 1]]), (one.bn.weight, [1, 4]), (one.bn.bias, [0, 0]), (one.bn.running_var, [1, 16]),
+            (identity.weight, [2, 6]), (identity.bias, [1, 1]), (identity.running_mean, [1, 2]), (identity.running_var, [4, 9]),
+            (compactor.weight, [[1, 0.5], [0, 3]]),
+        ):  # fmt: skip
+            tensor.copy_(torch.tensor(value))
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    before = run(model.eval(), x)
+    fold(model, place)
+    assert error(before, run(model, x)) < 1e-12
+    r = 3.25**-0.5
+    assert identity.weight.tolist() == pytest.approx([2, 18])
+    assert identity.bias.tolist() == pytest.approx([1.5, 3])
+    assert (identity.running_mean.tolist(), identity.running_var.tolist()) == ([1, 2], [4, 9])
+    assert one.conv.weight.flatten().tolist() == pytest.approx([r, 1.5 * r, 0, 1])
+    assert one.bn.running_mean.tolist() == pytest.approx([2 * r, 0])
+    assert one.bn.running_var.tolist() == pytest.approx([26 * r**2, 16])
+    assert one.bn.weight.tolist() == pytest.approx([26**0.5, 12])
+
+
+def test_rows_that_have_nearly_vanished_fold_to_finite_numbers() -> None:
+    """Rows of norm 1e-15, 1e-20 and 0 in single precision, whose squares are out of its range: ratios to 1e20 at least."""
+    model = chain()
+    signature = pas.signature(model, torch.zeros(1, 1, 8, 8))
+    place = places(model, signature, signature.prunable)[0]
+    compactor, x = insert(model, place), torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        compactor.weight[1:] *= torch.tensor([1e-15, 1e-20, 0])[:, None]
+    before = run(model.eval(), x)
+    fold(model, place)
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+    assert error(before, run(model, x)) < 1e-5
+
+
+def test_rows_keep_their_norms_whatever_q() -> None:
+    model, found, compactors, _ = compacted("repvgg_nano", 5)
+    kernels = {key: tensor.clone() for key, tensor in model.named_parameters() if tensor.dim() == 4}
+    with torch.no_grad():
+        for compactor in compactors:
+            compactor.weight.normal_(generator=torch.Generator().manual_seed(6))
+    for place in found:
+        fold(model, place)
+    moved = 0
+    for key, tensor in model.named_parameters():
+        if key in kernels:
+            assert torch.allclose(tensor.flatten(1).norm(dim=1), kernels[key].flatten(1).norm(dim=1))
+            moved += not torch.allclose(tensor, kernels[key])
+    assert moved == 16  # two branches of eight blocks
+
+
 def test_places_are_the_layers_that_alone_make_an_axis() -> None:
     """All of a plain chain; of a residual network the inner convolutions, of inverted residuals the expansions, whose channels a
     depth-wise convolution passes on; not what an addition ties, nor what two norms read, nor a grouped convolution.
@@ -113,9 +259,7 @@ def test_places_are_the_layers_that_alone_make_an_axis() -> None:
 
 
 def test_statistics_after_folding_are_those_of_the_new_convolution() -> None:
-    """With uncorrelated channels mean and variance of W' x are what the folded norm holds, so that training goes on where it was: Q mixes
-    two independent inputs, which W passes on.
-    """
+    """With uncorrelated inputs, which W passes on, mean and variance of W' x are what the folded norm holds."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1))
     x = torch.randn(64, 2, 32, 32, dtype=torch.float64) * torch.tensor([1.0, 3.0])[:, None, None] + 2
@@ -205,6 +349,34 @@ def test_it_lands_in_the_band_and_is_exact(digits, name: str) -> None:
     masked, small = (cut(settled, search.current, search.remaining) for cut in (pas.mask, pas.slice))
     assert error(run(masked, x), run(small, x)) < 1e-10
     assert error(run(small, x), run(pas.fuse(small), x)) < 1e-10
+
+
+def test_a_dead_channel_does_not_swamp_kernels_by_its_identity() -> None:
+    """An identity that reads a channel of no variance has a scale of 1 / sqrt(eps), about 300, which Q would mix into kernels whose rows
+    have a norm near 1: cut to what stays, they would be 100 times shorter. Left out, rows stay within a factor of 2.
+    """
+    search = searcher()
+    model, mask, generator = search.backbone, np.ones(search.signature.channels, dtype=bool), torch.Generator().manual_seed(0)
+    mask[search.method.problem.free] = np.arange(search.method.problem.free.size) % 2 == 0
+    typed = typed_blocks(model, search.signature)
+    with torch.no_grad():
+        for compactor in search.method.compactors:
+            compactor.weight += 0.1 * torch.randn(compactor.weight.shape, generator=generator)
+        for item in typed.values():
+            for norm in (*(norm for _, norm in item.block.branches), item.block.identity):
+                if norm is not None:
+                    norm.weight.fill_(1)
+            if item.block.identity is not None:
+                item.block.identity.running_var[torch.from_numpy(~rows(identity_input(item), mask, len(norm.weight)))] = 0
+    settled, seen = copy.deepcopy(model), 0
+    search.method.settle(settled, mask)
+    for path, item in typed_blocks(settled, search.signature).items():
+        on = rows(item.reads, mask, item.block.main.weight.shape[1])
+        for (conv, _), (old, _) in zip(item.block.branches, typed[path].block.branches, strict=True):
+            new, before = (layer.weight.detach()[:, on].flatten(1).norm(dim=1) for layer in (conv, old))
+            assert (new / before).log2().abs().max() < 1, path
+        seen += item.block.identity is not None and not on.all()
+    assert seen == 4
 
 
 def test_what_is_dropped_is_zero_by_then(digits) -> None:

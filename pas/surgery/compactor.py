@@ -161,25 +161,25 @@ def fold(model: nn.Module, place: Place) -> None:
     """Take the compactor at a place out again, in place.
 
     A norm with s = gamma / sqrt(v + eps) after a convolution W with bias b, and the compactor Q, put out in eval mode
-    ``Q (s (W x + b - mu) + beta)``. So do, for any r_j other than 0 and any variance v', the same convolution and norm with the rows
+    ``Q (s (W x + b - mu) + beta)``. So do, for any r_j other than 0 and any variance v', a convolution and a norm with
 
-        W'_j  = r_j sum_i Q_ji s_i W_i,          b'_j = b_j,
-        mu'_j = r_j sum_i Q_ji s_i (mu_i - b_i) + b_j,
-        v'_j  = r_j^2 sum_i Q_ji^2 s_i^2 v_i,
-        gamma'_j = sqrt(v'_j + eps) / r_j,       beta' = Q beta.
+        W'_j = r_j sum_i Q_ji s_i W_i,                      b'_j = b_j,
+        mu'_j = r_j sum_i Q_ji s_i (mu_i - b_i) + b_j,      gamma'_j = sqrt(v'_j + eps) / r_j,      beta' = Q beta.
 
-    ``|r_j|`` keeps the row's norm, ``||W'_j|| = ||W_j||``, so that one learning rate suits the folded network as it suited the old one; its
-    sign is that of ``Q_jj s_j``. Where either norm is zero, r_j = 1.
+    r_j keeps the row's norm, ``||W'_j|| = ||W_j||``, as the effective learning rate of a kernel before a norm depends on it; its sign is
+    that of ``Q_jj s_j``. Where either norm is zero, |r_j| = 1. v' is a guess at the variance of W' x: that of each W_i x is known, and for
+    the correlation of two of them stands the cosine of their kernels, which is what white x would give:
 
-    In a block this is done with each convolution. Of the identity's ``Q diag(s) x`` the diagonal stays in its norm, whose scale becomes
-    ``Q_jj gamma_j``, its shift ``Q beta``. What is beside the diagonal goes to the centre of the last convolution's kernel, before r, with
-    its mean and variance.
+        v'_j = r_j^2 || sum_i Q_ji s_i sqrt(v_i) W_i / ||W_i|| ||^2.
 
-    Exact, but for rounding: what is computed in eval mode, for every Q; mu', if mu is the mean. A Q whose rows have nothing but a diagonal
-    other than zero leaves kernels, means and variances as they are and gives ``Q_jj gamma_j`` and ``Q_jj beta_j``, which is exact with the
-    statistics of any batch too; with Q = I the network comes back (but for rows whose kernel or scale is zero). Approximate: v', the
-    variance of W' x as if what is added up were uncorrelated. With the statistics of a batch, a channel that a row of Q mixes is off by the
-    factor sqrt(v' / its variance), about its mean.
+    In a block each convolution takes Q in. Of the identity's ``Q diag(s) x`` the diagonal stays in its norm, whose scale becomes
+    ``Q_jj gamma_j`` and its shift ``Q beta``. What is beside the diagonal goes to the centre of the last convolution's kernel: there each
+    channel of x counts as one more W_i, with its mean and variance.
+
+    Exact but for rounding: what is computed in eval mode, for every Q; and mu', as far as mu is the mean. A diagonal Q keeps kernels, means
+    and variances and gives ``Q_jj gamma_j`` and ``Q_jj beta_j``, which is exact in training mode too, whatever the batch; Q = I gives the
+    network back. (Rows whose kernel, scale or Q_jj is zero compute the same, with a kernel of zeros.) Approximate: v' of a row that mixes.
+    In training mode such a channel of a convolution comes out scaled by sqrt((v' + eps) / (its variance + eps)).
     """
     site: Any = model.get_submodule(place.path)
     with torch.no_grad():
@@ -204,21 +204,23 @@ def fold(model: nn.Module, place: Place) -> None:
 
 
 def _fold_pair(conv: Any, norm: Any, q: Tensor, identity: Any = None) -> None:
-    """A convolution and its norm take Q in, and what Q mixes of an identity beside them."""
-    scale = _scale(norm)
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias
-    kernel = torch.einsum("ij,j,jklm->iklm", q, scale, conv.weight)
-    mean, variance = q @ (scale * (norm.running_mean - bias)), q.square() @ (scale.square() * norm.running_var)
+    """A convolution and its norm take in Q, and what Q mixes of an identity beside them."""
+    bias = torch.zeros_like(norm.bias) if conv.bias is None else conv.bias
+    weights, kernels, means, variances = q * _scale(norm), conv.weight, norm.running_mean - bias, norm.running_var
     if identity is not None:
-        mixed = (q - q.diagonal().diag()) * _scale(identity)
-        kernel[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] += mixed
-        mean += mixed @ identity.running_mean
-        variance += mixed.square() @ identity.running_var
-    before, after = (torch.linalg.vector_norm(weight.flatten(1), dim=1) for weight in (conv.weight, kernel))
-    ratio = torch.where((before > 0) & (after > 0), before / after, 1.0).copysign(q.diagonal() * scale)
+        passes = torch.zeros_like(kernels)
+        passes[:, :, conv.kernel_size[0] // 2, conv.kernel_size[1] // 2].fill_diagonal_(1)
+        weights = torch.cat([weights, (q - q.diagonal().diag()) * _scale(identity)], dim=1)
+        kernels = torch.cat([kernels, passes])
+        means, variances = torch.cat([means, identity.running_mean]), torch.cat([variances, identity.running_var])
+    kernel = torch.einsum("ij,jklm->iklm", weights, kernels)
+    before, after = (torch.linalg.vector_norm(rows.flatten(1), dim=1) for rows in (conv.weight, kernel))
+    ratio = torch.where((before > 0) & (after > 0), before / after, 1.0).copysign(weights.diagonal())
+    weights = ratio[:, None] * weights  # first of all: squares of a ratio could overflow
+    variance = ((weights * variances.sqrt()) @ F.normalize(kernels.flatten(1), dim=1)).square().sum(dim=1)
     conv.weight.copy_(ratio[:, None, None, None] * kernel)
-    norm.running_mean.copy_(ratio * mean + bias)
-    norm.running_var.copy_(ratio.square() * variance)
+    norm.running_mean.copy_(weights @ means + bias)
+    norm.running_var.copy_(variance)
     norm.weight.copy_((norm.running_var + norm.eps).sqrt() / ratio)
     norm.bias.copy_(q @ norm.bias)
 
