@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from pas.comparison import Job, jobs, make, result_of
-from pas.disk import parse_json, write_text
+from pas.comparison.beside import Placed, beside
+from pas.comparison.jobs import Job, finished, first_of_each, folder_of, jobs, unfinished
+from pas.comparison.runs import LOG, make
+from pas.disk import write_text
 from pas.errors import PasError
 from pas.launch import several
-from pas.report import comparison
-from pas.result import read_result
+from pas.report.comparison.caption import absent
+from pas.report.comparison.lines import Line, lines
+from pas.report.comparison.numbers import as_csv
+from pas.report.comparison.table import markdown, show
 
 TABLE_ONLY = "--table-only"
 WIDE = 160
 """Columns where the output is no terminal."""
+BASELINES = ("uniform", "magnitude")
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -32,74 +36,74 @@ def compare(arguments: Sequence[str]) -> int:
     if options and options != [TABLE_ONLY]:
         raise PasError(f"{options[0]}: there is no such option; `pas compare --help` lists what there is")
     found = jobs([one for one in arguments if not one.startswith("-")])
-    settings = found[0].config.compare
-    folder = Path(settings.folder or found[0].config.paths.runs)
+    folder, processes = folder_of(found), found[0].config.compare.processes
+    baselines = _baselines(found, _beside(found, folder))
     if found[0].config.dry_run:
-        return _plan(found)
+        from pas.comparison.plan import rehearse
+
+        return rehearse(found, folder, processes)
     failed: list[str] = []
     if not options:
-        failed = make(found, folder, settings.processes, lambda line: print(line, file=sys.stderr, flush=True))
-    done = [(job.row, job.cell, job.seed, result) for job in found if (result := read_result(result_of(job, folder))) is not None]
-    done += beside(folder, {job.cell for job in found})
+        _refuse(unfinished(found, folder))
+        failed = make(found, folder, processes, _say)
+    done = [(job.row, job.cell, job.seed, result) for job in found if (result := finished(job, folder)) is not None]
+    missing = absent([(job.place, job.seed) for job in unfinished(found, folder)], len(found))
+    done += _beside(found, folder)
     if done:
-        _write(comparison.lines(done), folder, settings.baselines)
+        _write(lines(done), baselines, missing, folder)
     if failed:
-        where = f" ({folder / 'comparison.log'} says why)" if settings.processes > 1 else ""
-        print(f"\npas: {len(failed)} of {len(found)} runs failed{where}; the same command does them again:", file=sys.stderr)
-        print("\n".join(f"  {name}" for name in failed), file=sys.stderr)
+        where = f" ({folder / LOG} says why)" if processes > 1 else ""
+        _say(f"\npas: {len(failed)} of {len(found)} runs failed{where}; the same command does them again:")
+        _say("\n".join(f"  {name}" for name in failed))
         return 2
     if not done:
         raise PasError(f"no run of this comparison is in {folder} yet: leave out {TABLE_ONLY} to make them")
     return 0
 
 
-def beside(folder: Path, cells: Collection[str]) -> list[tuple[str, str, int, dict[str, Any]]]:
-    """Results of other programs, for the same table: `folder`/beside/*.json, each like a `result.json` with "row", "cell" and "seed".
+def _beside(found: Sequence[Job], folder: Path) -> list[Placed]:
+    return beside(folder, {job.cell for job in found}, {(job.row, job.cell, job.seed) for job in found})
 
-    Raises PasError for a file that is damaged or lacks one of these.
-    """
-    found = []
-    for path in sorted(folder.glob("beside/*.json")):
+
+def _baselines(found: Sequence[Job], others: Sequence[Placed]) -> Sequence[str]:
+    """The rows that the others are held against. Raises PasError for one that is named and is no row."""
+    named = found[0].config.compare.baselines
+    if named is None:
+        return BASELINES
+    rows = list(dict.fromkeys([*(job.row for job in found), *(place[0] for place in others)]))
+    for one in named:
+        if one not in rows:
+            raise PasError(f"compare.baselines: {one!r} is no row of this comparison; there are {', '.join(map(repr, rows))}")
+    return named
+
+
+def _refuse(missing: Sequence[Job]) -> None:
+    """What a run would refuse before its first step is refused before the first run."""
+    places = first_of_each(missing)
+    if not places:
+        return
+    from pas import pipeline
+
+    _say(f"checking {len(places)} of the table's places")
+    for job in places:
         try:
-            result = parse_json(path.read_bytes())
-            row, cell, seed = str(result["row"]), str(result["cell"]), int(result["seed"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise PasError(f"{path} is no result of a comparison ({error}): delete it, or make it again") from error
-        if cell in cells:
-            found.append((row, cell, seed, result))
-    return found
+            pipeline.refuse(job.config)
+        except PasError as error:
+            raise PasError(f"{job.place}: {error}") from error
 
 
-def _write(lines: list[comparison.Line], folder: Path, baselines: Sequence[str]) -> None:
+def _write(found: Sequence[Line], baselines: Sequence[str], missing: str, folder: Path) -> None:
     """The table on the screen and as Markdown, all numbers as CSV, and the figure."""
-    from pas.report.comparison_figure import draw
+    from pas.report.comparison.figure import draw
 
     screen = Console()
-    comparison.show(lines, baselines, screen if screen.is_terminal else Console(width=WIDE))
-    write_text(folder / "comparison.md", comparison.markdown(lines, baselines))
-    write_text(folder / "comparison.csv", comparison.as_csv(lines))
-    result = next(iter(lines[0].results.values()))
-    figure = draw(lines, folder / "comparison.png", f"{result['model']} on {result['data']} ({result['split']})")
+    show(found, baselines, missing, screen if screen.is_terminal else Console(width=WIDE))
+    write_text(folder / "comparison.md", markdown(found, baselines, missing))
+    write_text(folder / "comparison.csv", as_csv(found))
+    figure = draw(found, folder / "comparison.png")
     for name, path in (("table", folder / "comparison.md"), ("numbers", folder / "comparison.csv"), ("figure", figure)):
         print(f"{name}: {path}")
 
 
-def _plan(found: Sequence[Job]) -> int:
-    """What one run of each row would do, and how long all of them would train, one after the other; the exit code."""
-    from pas import pipeline
-    from pas.report.plan import show, time_in_words
-
-    total, failed = 0.0, 0
-    for row in dict.fromkeys(job.row for job in found):
-        those = [job for job in found if job.row == row]
-        print(f"\n{row}: {len(those)} runs, of which this is the first", flush=True)
-        try:
-            plan = pipeline.rehearse(those[0].config)
-        except PasError as error:
-            failed += 1
-            print(f"pas: {error}", file=sys.stderr, flush=True)
-            continue
-        show(plan, Console())
-        total += len(those) * plan.seconds
-    print(f"\nall {len(found)} runs: about {time_in_words(total)} of training, one after the other")
-    return 2 if failed else 0
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

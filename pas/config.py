@@ -218,14 +218,15 @@ class PathsConfig:
 class CompareConfig:
     """What `pas compare` runs: all `rows` in all `cells`, both label -> overrides, for all `seeds`; it changes no run.
 
-    `baselines`: labels of the rows of which the best one is what the others are held against. `processes`: runs at a time. `folder`: where
-    the table, its figure and copies of the results go; null means beside the runs.
+    `baselines`: labels of the rows of which the best one is what the others are held against; null means uniform and magnitude, where they
+    are rows. `processes`: runs at a time. `folder`: where the table, its figure and copies of the results go; null means a folder in
+    `comparisons`, named by a digest of rows and cells.
     """
 
     rows: dict[str, list[str]] = field(default_factory=dict)
     cells: dict[str, list[str]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=rule(lambda v: len(v) > 0, "a list of seeds"))
-    baselines: list[str] = field(default_factory=lambda: ["uniform", "magnitude"])
+    baselines: list[str] | None = None
     processes: int = field(default=1, metadata=at_least(1))
     folder: str | None = None
 

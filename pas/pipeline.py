@@ -30,7 +30,7 @@ from pas.errors import PasError
 from pas.keys import method_label, run_key, settings, source_of, variant
 from pas.onnx_read.skeleton import skeleton
 from pas.parent import Parent
-from pas.plan import Plan, plan
+from pas.plan import Plan, plan, stand_in
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
@@ -40,7 +40,7 @@ from pas.result import read_result
 from pas.runs import Run, open_run, run_folder
 from pas.search import Search
 from pas.setting import Setting
-from pas.stages import conditions, dense_epochs, find, finetune, last_recipe, make, prepare
+from pas.stages import conditions, dense_epochs, find, finetune, last_recipe, make, prepare, refuse_early
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
@@ -71,12 +71,29 @@ def run(config: Config, console: Console | None = None, *, wait: Callable[[str],
 
 def rehearse(config: Config) -> Plan:
     """What `run` would do, from a few steps of each stage; nothing is written. Raises PasError for what `run` refuses."""
-    nowhere = Tracker(Run(run_folder(config), run_key(config), None), None)
-    setting = Setting(config, nowhere, _data(config), distributed.device(config.hardware.device), Console(quiet=True))
-    source = source_of(config)
+    setting, source = _nowhere(config), source_of(config)
     if source is not None and read_result(run_folder(source)) is None:
         return plan(setting, None, first=rehearse(source))
     return plan(setting, _start(config, None))
+
+
+def refuse(config: Config) -> None:
+    """Raise PasError for what `run` would refuse before its first step; nothing is trained, measured or written (but a latency table in the
+    cache, where latency is limited).
+    """
+    setting, source = _nowhere(config), source_of(config)
+    network = make(config, setting.data)
+    if source is not None and read_result(run_folder(source)) is None:
+        refuse(source)
+        refuse_early(setting, network, stand_in(setting, network))
+    else:
+        refuse_early(setting, network, _start(config, None))
+
+
+def _nowhere(config: Config) -> Setting:
+    """A setting that writes nothing and is silent."""
+    tracker = Tracker(Run(run_folder(config), run_key(config), None), None)
+    return Setting(config, tracker, _data(config), distributed.device(config.hardware.device), Console(quiet=True))
 
 
 def _data(config: Config) -> Data:

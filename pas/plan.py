@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from timm.utils import random_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from pas import distributed
 from pas.architecture import Architecture
@@ -127,8 +127,7 @@ def plan(setting: Setting, start: Architecture | None, first: Plan | None = None
     random_seed(config.seed)
     network = make(config, setting.data)
     if first is not None:
-        uniform = MethodConfig(name="uniform", options=dict(DEFAULTS["uniform"]))
-        start = search_of(replace(setting, config=replace(config, method=uniform)), network, 1, None).architecture
+        start = stand_in(setting, network)
     refuse_early(setting, network, start)
     if named(config.method.name).learns:
         (search, _), searching = _rehearse("search", setting, lambda few: find(few, network, start))
@@ -167,6 +166,12 @@ def plan(setting: Setting, start: Architecture | None, first: Plan | None = None
         state=_state(setting.tracker.run.folder) if first is None else f"after {first.folder.name}, whose widths it takes",
         first=first,
     )
+
+
+def stand_in(setting: Setting, network: nn.Module) -> Architecture:
+    """Uniform widths under the same budget, for those of a run that isn't finished."""
+    uniform = MethodConfig(name="uniform", options=dict(DEFAULTS["uniform"]))
+    return search_of(replace(setting, config=replace(setting.config, method=uniform)), network, 1, None).architecture
 
 
 def _rehearse(name: str, setting: Setting, stage: Callable[[Rehearsal], T]) -> tuple[T, Stage]:

@@ -48,7 +48,7 @@ def check_result(result: Mapping[str, Any]) -> None:
     version = result.get("schema")
     if isinstance(version, int) and version > SCHEMA:
         raise PasError(f"{FILE} has schema {version}, newer than {SCHEMA}: update pas to read it")
-    _check(result, FIELDS, "")
+    check_fields(result, FIELDS, FILE)
     if version != SCHEMA:
         raise PasError(f"{FILE}: schema {version} is unknown, this is schema {SCHEMA}")
     if result["budget"]["kind"] not in BUDGETS:
@@ -77,17 +77,18 @@ def read_result(path: str | Path) -> dict[str, Any] | None:
     return {**BEFORE, "limits": [result["budget"]], **result}
 
 
-def _check(value: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:
+def check_fields(value: Mapping[str, Any], wanted: Mapping[str, Any], file: str, path: str = "") -> None:
+    """Raise PasError that names the file and the field unless there is every field, of its type and finite."""
     for name, kind in wanted.items():
         where = f"{path}{name}"
         if name not in value:
-            raise PasError(f"{FILE}: {where} is missing")
+            raise PasError(f"{file}: {where} is missing")
         found = value[name]
         if isinstance(kind, Mapping):
             if not isinstance(found, Mapping):
-                raise PasError(f"{FILE}: {where} must be an object")
-            _check(found, kind, f"{where}.")
+                raise PasError(f"{file}: {where} must be an object")
+            check_fields(found, kind, file, f"{where}.")
         elif not isinstance(found, kind) or isinstance(found, bool):
-            raise PasError(f"{FILE}: {where}={found!r} has a wrong type")
+            raise PasError(f"{file}: {where}={found!r} has a wrong type")
         elif isinstance(found, float) and not math.isfinite(found):
-            raise PasError(f"{FILE}: {where} is not finite")
+            raise PasError(f"{file}: {where} is not finite")

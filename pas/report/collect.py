@@ -75,16 +75,20 @@ class Cell:
 
 
 def collect(folder: Path) -> list[Finished]:
-    """All finished runs under a folder, in the order of their names; runs that are still on their way are passed over.
+    """All finished runs under a folder, in the order of their names; runs that are still on their way are passed over. One that is there
+    twice, such as a copy in the folder of a comparison, counts once: the one that lies less deep.
 
     Raises PasError when there is none, or a file is damaged or from a newer version.
     """
     if not folder.is_dir():
         raise PasError(f"no folder {folder}: give the folder that holds the runs, such as runs/")
-    found = [read(path.parent) for path in sorted(folder.rglob(FILE))]
+    found: dict[str, Finished] = {}
+    for path in sorted(folder.rglob(FILE), key=lambda path: (len(path.parts), path)):
+        run = read(path.parent)
+        found.setdefault(run.result["run_key"], run)
     if not found:
         raise PasError(f"no finished run under {folder}: a run has come to its end when it has a {FILE}")
-    return found
+    return sorted(found.values(), key=lambda run: run.folder)
 
 
 def cells(runs: Iterable[Finished]) -> list[Cell]:
