@@ -49,23 +49,28 @@ usage: pas compare [--table-only] [GROUP=CHOICE ...] [KEY=VALUE ...]
 
 Run methods under the same budget, recipe, order of images and epochs over several seeds, and print one table: top-1
 (mean and standard deviation) right after the cut, with batch norms re-estimated, after one epoch of fine-tuning and at
-the end; the cost, the measured latency, the seconds spent, and a paired test against the best baseline. The dense
-parent is trained once. What is finished is not run again.
+the end; costs, the measured latency, the seconds spent, and the paired difference to the best baseline with its 95 %
+interval and p. The dense parent is trained once per seed. What is finished is not run again.
 
 {groups}
 
-  method=A,B      the rows; or compare.rows of an experiment: labels with any settings
+  method=A,B      the rows; or compare.rows of an experiment: labels with any settings. A row of your own, for the shell:
+                  '+compare.rows.l1=["method=spa","method.options.criterion=group_l1"]'
   seed=0,1,2      the seeds (the default)
   KEY=V1,V2       of any other setting: a table for each value, such as budget.macs=0.3,0.5, and a figure over them
   compare.processes=2      runs at a time (1 shows its progress; several, of a thread each, write to a log)
-  compare.folder=FOLDER    where the table (comparison.md, .csv, .png) and copies of the results go (default: paths.runs)
-  compare.baselines=[uniform]  the rows of which the best one is what the others are held against
-  dry_run=true    say what one run of each row would take, and all of them
+  compare.folder=FOLDER    where the table (comparison.md, .csv, .png) and copies of the results go (default: a folder in
+                  comparisons/, named by rows and cells, whatever the seeds); results in FOLDER/beside/*.json stand in it too
+  compare.baselines=[A,B]  the rows of which the best one is what the others are held against (default: uniform and
+                  magnitude, where they are rows)
+  dry_run=true    say what one run of each row would take, and all that are missing
   --table-only    the table of what is there
+  Ctrl-C or SIGTERM lets the runs save their state and ends all of it; a second one ends at once
 
 examples:
   pas compare method=uniform,magnitude,pas budget.macs=0.3
   pas compare experiment=cifar10_resnet20_methods compare.processes=2
+  pas compare "hydra.searchpath=[file://$PWD/conf]" experiment=NAME     an experiment of your own, conf/experiment/NAME.yaml
 """
 MISSING = "; the same command goes on with what is missing"
 HINTS = {"search": "; the same command goes on from the last checkpoint", "profile": MISSING, "compare": MISSING}

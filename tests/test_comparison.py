@@ -1,10 +1,9 @@
-"""Comparisons: which runs they are, what is made of their results, and that they go on where they were stopped."""
+"""Comparisons: which runs they are, what stands beside them, and that they are made and go on where they were stopped."""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import shutil
 import signal
@@ -18,13 +17,17 @@ from results import RESULT
 from rich.console import Console
 
 from pas.cli import main
-from pas.compare import beside
-from pas.comparison import jobs
+from pas.comparison.beside import beside
+from pas.comparison.jobs import folder_of, jobs
+from pas.comparison.plan import pieces
+from pas.comparison.runs import remaining
 from pas.compose import compose
 from pas.errors import PasError
-from pas.pipeline import run
-from pas.report.comparison import as_csv, best, lines, markdown, paired, table
-from pas.report.comparison_figure import draw
+from pas.keys import dense_key, run_key
+from pas.pipeline import rehearse, run
+from pas.report.collect import collect
+from pas.report.comparison.lines import lines
+from pas.report.comparison.table import table
 from pas.runs import run_folder
 
 QUICK = ["data.subset=200", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.runtime=torch",
@@ -61,6 +64,17 @@ def test_rows_cells_and_seeds_of_the_configuration() -> None:
         (["+compare.rows.a=[]", "+compare.rows.b=[]"], "a, seed 0 and b, seed 0 are the same run: their settings don't differ"),
         (["method=pas", "--fast"], "--fast: there is no such option; `pas compare --help` lists what there is"),
         (["method='pas"], "method='pas: can't be read"),
+        (["method=pas", "seed=a,b"], "seed=a: must be a whole number"),
+        (["method=pas", "seed=1.5,2"], "seed=1.5: must be a whole number"),
+        (["method=uniform,uniform"], "method=uniform: given twice"),
+        (["method=pas", "budget.macs=0.5,0.5"], "budget.macs=0.5: given twice"),
+        (["method=pas", "seed=1,1"], "seed=1: given twice"),
+        (["method=pas", "compare.baselines=[unifrom]"], "compare.baselines: 'unifrom' is no row of this comparison; there are 'pas'"),
+        (['compare.rows.l1=["method=spa"]'], "a row is written '+compare.rows.NAME=["),
+        (["+compare.rows.l1=[method=spa]"], "a row is written '+compare.rows.NAME=["),
+        (['+compare.rows.l1=["method=spa"]', "budget.macs=7.5"], "pas: budget.macs=7.5: must be a share"),
+        (["method=uniform,pas", "train.search.epochs=0"], "pas: train.search.epochs=0: method=pas learns while it trains"),
+        (["method=random", "method@method.source=uniform", "budget.macs=0.0001"], "random: budget"),
     ],
 )
 def test_refusals(arguments: list[str], words: str | None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,84 +87,96 @@ def test_refusals(arguments: list[str], words: str | None, capsys: pytest.Captur
     assert words in capsys.readouterr().err
 
 
+def test_cells_are_named_by_as_much_of_a_key_as_tells_it_apart() -> None:
+    words = ["method=pas", "seed=0", "train.search.epochs=1,2", "train.finetune.epochs=3,4", "budget.macs=0.3,0.5"]
+    assert jobs(words)[0].cell == "search.epochs=1, finetune.epochs=3, macs=0.3"
+
+
+def test_an_experiment_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ncompare:\n  rows:\n    mine: [method=uniform]\n")
+    assert [job.row for job in jobs([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "seed=0"])] == ["mine"]
+
+
+def test_a_folder_for_rows_and_cells_whatever_the_seeds() -> None:
+    """Beside the runs, where `pas report` would find every result twice, it isn't."""
+    folder = folder_of(jobs(["method=pas,uniform", "seed=0"]))
+    assert folder.parts[0] == "comparisons"
+    assert folder == folder_of(jobs(["method=pas,uniform", "seed=0,1", "compare.processes=2", "compare.baselines=[uniform]"]))
+    others = (["method=pas,taylor"], ["method=pas,uniform", "budget.macs=0.3,0.4"], ["method=pas,uniform", "train.finetune.epochs=1"])
+    assert len({folder, *(folder_of(jobs([*words, "seed=0"])) for words in others)}) == 4
+    assert folder_of(jobs(["method=pas", "compare.folder=elsewhere"])) == Path("elsewhere")
+
+
+def test_the_time_that_is_left() -> None:
+    """Runs of 10 s on average; 3 wait, one under way for 4 s has 6 left and one for 12 s none: 36 s, two at a time."""
+    assert remaining([8.0, 12.0], 3, [4.0, 12.0], 2) == 18.0
+
+
+def test_what_runs_share_is_trained_once() -> None:
+    """Two rows and two seeds: two dense parents. A control counts the run of its widths only where that is no row."""
+    words = [*QUICK, "train.dense.epochs=2", "seed=0,1"]
+    uniform, control = jobs([*words, "method=uniform"]), jobs([*words, "method=random", "method@method.source=uniform"])
+    plans = {"uniform": rehearse(uniform[0].config), "random": rehearse(control[0].config)}
+    alone = pieces([(job, plans["random"]) for job in control])
+    both = pieces([(job, plans[job.row]) for job in (*uniform, *control)])
+    names = {run_key(job.config) for job in (*uniform, *control)} | {dense_key(job.config) for job in uniform}
+    assert alone.keys() == both.keys() == names
+    assert len(names) == 6
+    assert both[run_key(uniform[0].config)] == plans["uniform"].stages[2].seconds > 0
+    assert both[dense_key(uniform[0].config)] > 0
+
+
 def test_comparing_changes_no_run() -> None:
     job = jobs(["method=pas", "seed=0", "compare.processes=2", "compare.folder=elsewhere"])[0]
     assert run_folder(job.config) == run_folder(compose())
 
 
-# -- what is made of their results
+# -- results of other programs
 
 
-def result(top1: float, macs: int = 50, **recovery: float) -> dict:
-    found = copy.deepcopy(RESULT)
-    found["searched"] |= {"top1": top1, "macs": macs}
-    return {**found, "recovery": recovery}
-
-
-def three() -> list:
-    found = [("uniform", "half", seed, result(top1, cut=10.0 + seed)) for seed, top1 in enumerate((80.0, 81.0, 82.0))]
-    found += [("magnitude", "half", seed, result(70.0)) for seed in range(3)]
-    found += [("pas", "half", seed, result(top1, 48)) for seed, top1 in enumerate((81.0, 83.0, 85.0))]
-    return lines(found)
-
-
-def test_a_paired_test_by_hand() -> None:
-    """Differences 1, 2 and 3 have the mean 2 and the deviation 1: t = 2 sqrt(3) with two degrees of freedom, for which
-    P(|T| > t) = 1 - t / sqrt(2 + t^2) = 1 - sqrt(12 / 14).
-    """
-    uniform, magnitude, pas = three()
-    assert best([uniform, magnitude, pas], ["uniform", "magnitude"]) is uniform
-    gap = paired(pas, uniform)
-    assert gap is not None
-    assert (gap.difference, gap.seeds) == (2.0, 3)
-    assert gap.p == pytest.approx(1 - math.sqrt(12 / 14))
-    assert paired(uniform, uniform) is None
-    same = paired(lines([("a", "", 0, result(71.0)), ("a", "", 1, result(71.0))])[0], magnitude)
-    assert same is not None
-    assert same.p is None, "equal differences have no deviation"
-
-
-def test_a_table_by_hand() -> None:
-    """81 ± 1 at the end, 11 ± 1 after the cut; 50 and 48 of 100 MACs; latencies of 1 and 2 ms; 2 + 3 s of search and fine-tuning."""
-    header, rows = table(three(), ["uniform", "magnitude"])
-    assert header == ["method", "n", "cut", "norms", "one epoch", "end", "vs uniform", "p", "MACs", "latency", "seconds"]
-    assert rows[0] == ["uniform", "3", "11.00 ± 1.00", "", "", "81.00 ± 1.00", "", "", "50.0%", "50.0%", "5"]
-    assert rows[2][5:9] == ["83.00 ± 2.00", "+2.00", "0.074", "48.0%"]
-    text = markdown(three(), ["uniform"])
-    assert "| pas | 3 |  |  |  | 83.00 ± 2.00 | +2.00 | 0.074 | 48.0% | 50.0% | 5 |" in text
-    assert as_csv(three()).splitlines()[1].startswith("uniform,half,0,")
+def placed(top1: float, row: str, cell: str, seed: int, **changes: object) -> str:
+    found = copy.deepcopy(RESULT) | {"row": row, "cell": cell, "seed": seed}
+    found["searched"]["top1"] = top1
+    return json.dumps({name: value for name, value in {**found, **changes}.items() if value is not None})
 
 
 def test_rows_of_other_programs_stand_in_the_same_table(tmp_path: Path) -> None:
-    place = tmp_path / "beside"
-    place.mkdir()
-    (place / "one.json").write_text(json.dumps({**result(77.0), "row": "theirs", "cell": "half", "seed": 1}))
-    (place / "other.json").write_text(json.dumps({**result(78.0), "row": "theirs", "cell": "third", "seed": 1}))
-    (row,) = beside(tmp_path, {"half"})
+    """Their 77 % beside the 80 % of the run of the same seed."""
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "one.json").write_text(placed(77.0, "theirs", "half", 1, settings=None, method=None, limits=None))
+    (tmp_path / "beside" / "other.json").write_text(placed(78.0, "theirs", "third", 1))
+    (row,) = beside(tmp_path, {"half"}, {("uniform", "half", 1)})
     assert row[:3] == ("theirs", "half", 1)
-    _, rows = table([*three(), *lines([row])], ["uniform"])
-    assert rows[-1][:6] == ["theirs", "1", "", "", "", "77.00"]
-    assert rows[-1][6] == "-4.00", "beside uniform's 81 of that seed"
-    (place / "one.json").write_text('{"row": "theirs"}')
-    with pytest.raises(PasError, match=r"one.json is no result of a comparison \('cell'\)"):
-        beside(tmp_path, {"half"})
+    ours = ("uniform", "half", 1, json.loads(placed(80.0, "uniform", "half", 1)))
+    _, rows = table(lines([ours, row]), ["uniform"])
+    assert rows[-1][:4] == ["theirs", "1", "77.00", "-3.00"]
 
 
-def test_a_latency_that_is_too_noisy_is_not_told() -> None:
-    noisy, calm = result(80.0), result(80.0)
-    noisy["latency"] = {"share": 0.5, "share_low": 0.4, "share_high": 0.6}
-    calm["latency"] = {"share": 0.5, "share_low": 0.48, "share_high": 0.52}
-    shares = [line.share("latency_ms") for line in lines([("noisy", "", 0, noisy), ("calm", "", 0, calm)])]
-    assert shares[0] is None
-    assert shares[1] is not None
-    assert shares[1].mean == 0.5
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"row": "theirs"}', r"one\.json: cell is missing"),
+        (placed(77.0, "theirs", "half", 1, searched={"top1": 77.0}), r"one\.json: searched\.params is missing"),
+        (placed(77.0, "theirs", "half", 1, split=1), r"one\.json: split=1 has a wrong type"),
+        ("[]", r"one\.json is not a result"),
+        ("{", r"one\.json is damaged"),
+        (placed(77.0, "uniform", "half", 1), r"one\.json: row 'uniform', cell 'half', seed 1 is that of a run of this comparison"),
+    ],
+)
+def test_results_of_other_programs_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "one.json").write_text(text)
+    with pytest.raises(PasError, match=words):
+        beside(tmp_path, {"half"}, {("uniform", "half", 1)})
 
 
-@pytest.mark.parametrize("cells", [1, 3])
-def test_figures(tmp_path: Path, cells: int) -> None:
-    found = [(row, f"{cell}", seed, result(80.0 - 5 * cell + seed, 50 - 10 * cell, cut=20.0, renorm=40.0))
-             for cell in range(cells) for row in ("uniform", "pas") for seed in (0, 1)]  # fmt: skip
-    assert draw(lines(found), tmp_path / "comparison.png", "title").stat().st_size > 10_000
+def test_two_files_for_one_place_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "beside" / f"{name}.json").write_text(placed(77.0, "theirs", "half", 1))
+    with pytest.raises(PasError, match=r"b\.json: .* is that of another file"):
+        beside(tmp_path, {"half"}, set())
 
 
 # -- that they are made
@@ -171,6 +197,22 @@ def test_recovery_by_runs_that_stop_at_its_stages(tmp_path: Path) -> None:
         run(compose([*quick, "method=pas"]), Console(quiet=True))
 
 
+def test_ctrl_c_in_a_terminal_reaches_the_runs_once_and_they_save(tmp_path: Path) -> None:
+    """A terminal sends it to all processes of the group; a run that gets a second signal ends without saving."""
+    words = [*QUICK, "method=uniform", "seed=0", "train.dense.epochs=100000", f"paths.runs={tmp_path / 'runs'}",
+             f"compare.folder={tmp_path / 'kept'}"]  # fmt: skip
+    command = [sys.executable, "-m", "pas", "compare", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not any(path.stat().st_size for path in tmp_path.glob("runs/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "pas: stopped at dense, step" in told, "what the run says: it has saved"
+    assert list(tmp_path.glob("runs/*/checkpoint/dense/*"))
+
+
 def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*QUICK, "method=uniform,magnitude", "seed=0,1", f"paths.runs={tmp_path / 'runs'}", f"compare.folder={tmp_path / 'kept'}",
              "compare.processes=2"]  # fmt: skip
@@ -182,9 +224,17 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytes
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 143
+    assert f"4 runs, 2 at a time; log: {tmp_path / 'kept' / 'comparison.log'}\nuniform, seed 0: starts" in told
     assert "pas: stopped; the same command goes on with what is missing" in told
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
     assert 1 <= len(before) < 4
+    with pytest.raises(SystemExit):
+        main(["compare", "--table-only", *words])
+    assert f"{4 - len(before)} of 4 runs " in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *words, "dry_run=true"])
+    assert ended.value.code == 0
+    assert f"all {4 - len(before)} runs: about " in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main(["compare", *words])
     shown = capsys.readouterr()
@@ -194,6 +244,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytes
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     assert {"comparison.md", "comparison.csv", "comparison.png"} <= {path.name for path in (tmp_path / "kept").iterdir()}
     assert "vs " in shown.out
+    assert len(collect(tmp_path)) == 4, "the copies don't count"
     with pytest.raises(SystemExit) as ended:
         main(["compare", "--table-only", *words])
     assert ended.value.code == 0

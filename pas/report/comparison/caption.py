@@ -64,7 +64,7 @@ def _limits(found: Sequence[Result]) -> list[str]:
     """Of every limit the target and what was reached, as shares of the dense cost."""
     words = []
     for limits in zip(*(result["limits"] for result in found), strict=True):
-        name = "Latency" if limits[0]["kind"] == "latency" else UNITS[limits[0]["kind"]]
+        name = {"params": "Parameters", "latency": "Latency"}.get(limits[0]["kind"], UNITS["macs"])
         target, reached = (_range([limit[which] / limit["dense"] for limit in limits]) for which in ("target", "achieved"))
         words.append(f"{name}: at most {target} of dense, reached {reached}")
     return words

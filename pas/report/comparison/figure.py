@@ -25,10 +25,10 @@ FAR = 0.5
 
 def draw(lines: Sequence[Line], path: Path) -> Path:
     """Write the figure of a comparison; means over seeds with their standard deviation."""
-    return _curves(lines, path) if _are_curves(lines) else _dots(lines, path)
+    return _curves(lines, path) if are_curves(lines) else _dots(lines, path)
 
 
-def _are_curves(lines: Sequence[Line]) -> bool:
+def are_curves(lines: Sequence[Line]) -> bool:
     """Whether the cells are the same task and dense parents at different costs."""
     cells = list(cells_of(lines).values())
     found = results_of(lines)
