@@ -84,7 +84,7 @@ def _refuse(missing: Sequence[Job]) -> None:
         return
     from pas import pipeline
 
-    _say(f"checking {len(places)} of the table's places")
+    _say(f"checking whether every row can run: {len(places)} in all")
     for job in places:
         try:
             pipeline.refuse(job.config)

@@ -88,11 +88,11 @@ def test_a_table_by_hand() -> None:
     """
     header, rows = table(three(), ["uniform", "magnitude"])
     assert header == ["method", "n", "cut", "end", "vs uniform", "95 % interval", "p", "MACs", "latency", "search s", "fine-tune s"]
-    assert rows[0] == ["uniform", "3", "11.00 ± 1.00", "81.00 ± 1.00", "baseline", "", "", "50.0%", "50.0%", "2", "3"]
+    assert rows[0] == ["uniform", "3", "11.00 ± 1.00", "81.00 ± 1.00", "baseline", "", "", "50.0%", "50.0%", "2.0", "3.0"]
     assert rows[1][4:7] == ["-11.00", "-13.48 to -8.52", "0.003"]
     assert rows[2][2:8] == ["", "83.00 ± 2.00", "+2.00", "-0.48 to +4.48", "0.074", "48.0%"]
     text = markdown(three(), ["uniform"], "1 of 10 runs is missing: pas, half (seed 3)")
-    assert "| pas | 3 |  | 83.00 ± 2.00 | +2.00 | -0.48 to +4.48 | 0.074 | 48.0% | 50.0% | 2 | 3 |" in text
+    assert "| pas | 3 |  | 83.00 ± 2.00 | +2.00 | -0.48 to +4.48 | 0.074 | 48.0% | 50.0% | 2.0 | 3.0 |" in text
     assert "|---|---:|---:|" in text
     assert "1 of 10 runs is missing: pas, half (seed 3)" in text
 
@@ -128,7 +128,8 @@ def test_epochs_that_differ_are_a_column() -> None:
     scratch = {"dense": 4, "search": 0, "finetune": 7}
     equal = lines([("a", "", 0, changed(epochs=learns)), ("b", "", 0, changed(epochs=at_once))])
     assert "epochs" not in table(equal, [])[0]
-    assert "Epochs of the dense parent: 4. Epochs: 3, of which methods that learn search for 1." in caption(equal, [])
+    told = caption(equal, [])
+    assert "Epochs of the dense parent: 4. Epochs of search and fine-tuning: 3, of which methods that learn search for 1." in told
     header, rows = table([*equal, *lines([("c", "", 0, changed(epochs=scratch))])], [])
     assert [row[header.index("epochs")] for row in rows] == ["3", "3", "7"]
 
@@ -148,7 +149,7 @@ def test_no_number_is_cut_off(width: int) -> None:
     show(three(), ["uniform"], "", console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     (line,) = [line for line in text.splitlines() if line.startswith("pas ")]
-    assert " ".join(line.split()) == "pas 3 83.00 ± 2.00 +2.00 -0.48 to +4.48 0.074 48.0% 50.0% 2 3"
+    assert " ".join(line.split()) == "pas 3 83.00 ± 2.00 +2.00 -0.48 to +4.48 0.074 48.0% 50.0% 2.0 3.0"
     assert "…" not in text
     assert "never the best" in " ".join(text.split()), "the note"
 

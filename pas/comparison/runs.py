@@ -53,7 +53,7 @@ def make(jobs: Sequence[Job], folder: Path, processes: int, say: Callable[[str],
     if total < len(jobs):
         say(f"{len(jobs) - total} of {len(jobs)} runs are there already")
     if waiting:
-        say(f"{total} runs, {processes} at a time" + (f"; log: {folder / LOG}" if processes > 1 else ""))
+        say(f"{total} {'run' if total == 1 else 'runs'}, {processes} at a time" + (f"; log: {folder / LOG}" if processes > 1 else ""))
     running: dict[Process, Running] = {}
     failed: list[str] = []
     lasted: list[float] = []

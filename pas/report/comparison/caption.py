@@ -90,7 +90,7 @@ def _epochs(found: Sequence[Result]) -> list[str]:
         words.append("No fine-tuning")
     elif len(totals) == 1:
         among = f", of which methods that learn search for {' or '.join(searched)}" if searched else ""
-        words.append(f"Epochs: {totals.pop()}{among}")
+        words.append(f"Epochs of search and fine-tuning: {totals.pop()}{among}")
     return words
 
 

@@ -90,7 +90,7 @@ def _share(line: Line, kind: str) -> str:
 
 
 def _seconds(mean: Mean | None) -> str:
-    return "" if mean is None else f"{mean.mean:.0f}"
+    return "" if mean is None else f"{mean.mean:.0f}" if mean.mean >= 10 or not mean.mean else f"{mean.mean:.1f}"
 
 
 def _difference(line: Line, gap: Pairing | None) -> str:
