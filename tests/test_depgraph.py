@@ -40,8 +40,8 @@ def gradients(search: pas.Search) -> dict[str, torch.Tensor]:
 
 
 def test_the_gradient_by_hand() -> None:
-    """Sums of squares 4 + 4 + 1 = 9 and 1, so I = 3 and 1: gamma = 16^0 and 16^1. With reg 2 over 20 steps the slices get 0.1 w and 1.6 w; the
-    penalty is 0.1 / 2 (9 + 16) = 1.25. Biases and shifts get nothing.
+    """Sums of squares 4 + 4 + 1 = 9 and 1, so I = 3 and 1: gamma = 16^0 and 16^1. With reg 2 over 20 steps the slices get 0.1 w and
+    1.6 w; the penalty is 0.1 / 2 (9 + 16) = 1.25. Biases and shifts get nothing.
     """
     model, example = chain()
     search = searcher(model, example, steps=20, reg=2)

@@ -95,8 +95,8 @@ def test_keeps_the_highest_scores() -> None:
 
 @pytest.mark.parametrize("share", [0.4, 0.55, 0.7])
 def test_exchanges_lose_the_least_worth_whatever_the_scores_are_measured_in(share: float) -> None:
-    """Scores are an order: moved or stretched, they lead to the same widths. With so few widths every one is tried, and of those in the band
-    none keeps more of the worth.
+    """Scores are an order: moved or stretched, they lead to the same widths. With so few widths every one is tried, and of those in the
+    band none keeps more of the worth.
     """
     signature, legal, found = setup([16, 24, 20, 28, 12], share, step=4)
     worth = np.random.default_rng(0).gamma(0.5, size=signature.channels)

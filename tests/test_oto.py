@@ -78,7 +78,8 @@ def test_the_adapted_step_descends_on_loss_and_norm() -> None:
 
 def test_the_step_by_hand() -> None:
     """Of the groups (3, 4) and (0.6, 0.8), norms 5 and 1, the second is the redundant one, and alone penalised: l = 1 / 5. After that first
-    step the optimiser takes (0.06, 0.08) of it, and l x / ||x|| another (0.12, 0.16): (0.42, 0.56) is left, and of the other group what the optimiser left.
+    step the optimiser takes (0.06, 0.08) of it, and l x / ||x|| another (0.12, 0.16): (0.42, 0.56) is left, and of the
+    other group what the optimiser left.
 
     After it |x| = 0.7. Nothing more from the optimiser: 0.2 less a step, so 0.5, 0.3, 0.1, and then <x'', x> = -0.1 * 0.1 < 0: zero. It
     stays zero when the optimiser moves it again, and the gate is closed.

@@ -114,8 +114,7 @@ class Oto(Method):
         self.taken = int(state["taken"])
         self._salience = state["salience"].cpu().numpy().copy() if bool(state["partitioned"]) else None
         self._penalised, self._strength = state["penalised"].clone(), state["strength"].clone()
-        starts = [f"start.{number}" for number in range(len(self._before))]
-        self._before = [(state[start] if start in state else now).detach().clone() for start, now in zip(starts, self.made.parameters, strict=True)]
+        self._before = [state.get(f"start.{number}", now).detach().clone() for number, now in enumerate(self.made.parameters)]
 
     def _remember(self) -> None:
         """The groups as they are now."""
