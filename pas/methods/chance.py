@@ -25,11 +25,11 @@ class ChanceMethod(SoftMethod):
 
     - `dual` above 0: the budget as a constraint, by dual ascent (Gallego-Posada et al., https://arxiv.org/abs/2208.04425, eq. 5-7). To the
       gradient of the loss comes ``k`` times that of ``cost(P) / target`` for each limit, with ``k = mu + 2 e``,
-      ``mu <- mu + dual / steps e`` and ``e = cost / target - 1`` against the falling target. Three departures: k counts in such a unit that at 1 the cost's gradient is,
-      over all gates, as large as that of the loss in one step, whatever the network, as mini-batches make the latter mostly noise; the term
-      of e itself takes the place of the paper's dual restarts, as without either a multiplier that has summed up an excess overshoots; and
-      mu may fall below 0, as a budget is there to be used. `hard`: 1 measures e by the channels that an export would find open; 0, as
-      published, by P.
+      ``mu <- mu + dual / steps e`` and ``e = cost / target - 1`` against the falling target. Three departures: k counts in such a unit
+      that at 1 the cost's gradient is, over all gates, as large as that of the loss in one step, as that is mostly the noise of a
+      mini-batch; the term of e itself takes the place of the paper's dual restarts, as without either a multiplier that has summed up an
+      excess overshoots; and mu may fall below 0, as a budget is there to be used. `hard`: 1 measures e by the channels that an export
+      would find open; 0, as published, by P.
     - `dual` 0: a penalty of fixed `strength`, as published, ``strength cost(P) / target``.
     - `gate_lr`: how far log alpha moves over the search when its gradient keeps its sign; the loss's gradients are divided by their root
       mean square over each axis, those of the cost by the same numbers.
