@@ -44,7 +44,7 @@ def compare(arguments: Sequence[str]) -> int:
         return rehearse(found, folder, processes)
     failed: list[str] = []
     if not options:
-        _refuse(unfinished(found, folder))
+        _refuse(first_of_each(found, unfinished(found, folder)))
         failed = make(found, folder, processes, _say)
     done = [(job.row, job.cell, job.seed, result) for job in found if (result := finished(job, folder)) is not None]
     missing = absent([(job.place, job.seed) for job in unfinished(found, folder)], len(found))
@@ -77,9 +77,8 @@ def _baselines(found: Sequence[Job], others: Sequence[Placed]) -> Sequence[str]:
     return named
 
 
-def _refuse(missing: Sequence[Job]) -> None:
+def _refuse(places: Sequence[Job]) -> None:
     """What a run would refuse before its first step is refused before the first run."""
-    places = first_of_each(missing)
     if not places:
         return
     from pas import pipeline

@@ -92,12 +92,13 @@ def unfinished(found: Sequence[Job], folder: Path) -> list[Job]:
     return [job for job in found if finished(job, folder) is None]
 
 
-def first_of_each(found: Sequence[Job]) -> list[Job]:
-    """The first run of every row in every cell."""
+def first_of_each(found: Sequence[Job], missing: Sequence[Job]) -> list[Job]:
+    """The first run of every row in every cell in which all of them are missing."""
+    had = {(job.row, job.cell) for job in found if job not in missing}
     first: dict[tuple[str, str], Job] = {}
-    for job in found:
+    for job in missing:
         first.setdefault((job.row, job.cell), job)
-    return list(first.values())
+    return [job for place, job in first.items() if place not in had]
 
 
 def _read(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str], Config]:
