@@ -72,7 +72,7 @@ DEFAULTS: dict[str, dict[str, Option]] = {
         "hot": 1.0, "cold": 0.5, "strength": 0.1, "dual": 5.0, "hard": 1.0, "gate_lr": 20.0, "initial": 1.0, "spread": 1.0, "warmup": 0.0,
         "ramp": 0.5, "hold": 0.2,
     },
-    "depgraph": {"reg": 3.9, "alpha": 16.0, "sl": 1.0},
+    "depgraph": {"reg": 1.2, "alpha": 16.0, "sl": 1.0},
     "oto": {"warmup": 0.2, "shrink": 0.3, "epsilon": 0.0, "amplify": 2.0, "cap": 10.0},
     "resrep": {"lasso": 1e-4, "momentum": 0.99, "warmup": 0.1, "ramp": 0.3, "every": 0.02, "fall": 0.2},
     "given": {},

@@ -26,7 +26,8 @@ class DepGraph(Method):
     """The group-norm pruner with sparse learning.
 
     Published values, in brackets: `reg`, the strength times the steps of the search (5e-4 and 1e-4 times 39,100 steps of CIFAR-10, at a
-    rate of 0.01, are 19.6 and 3.9): what makes channels small is strength times rate times steps. `alpha` (2^4). `sl`: 0 leaves the sparse
+    rate of 0.01, are 19.6 and 3.9): what makes channels small is strength times rate times steps. The default is less, as within some
+    hundred steps 3.9 takes more from a trained network than it recovers. `alpha` (2^4). `sl`: 0 leaves the sparse
     learning out; the weights then train as long without it, where the published rows without it are cut at once.
 
     In the end channels are ranked over all axes by I_k^2 over its mean in the axis, as in Torch-Pruning's `GroupMagnitudeImportance`; the
