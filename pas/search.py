@@ -159,9 +159,7 @@ class Search:
 
     def landed(self) -> np.ndarray:
         """The channels that an export would keep now, booleans over all channels."""
-        if not self.method.lands:
-            return self._legal(self.method.open())
-        return land(self.widths, self.method.scores(), self.limits.load, self.method.importance())
+        return self._landed_under(self.limits)
 
     def verify(self) -> Verified | None:
         """Measure the latency of what an export would be beside the dense network's, and correct the prediction until the budget holds as
@@ -199,7 +197,9 @@ class Search:
         self.method.relimit(limits)
 
     def _landed_under(self, limits: Limits) -> np.ndarray:
-        return land(self.widths, self.method.scores(), limits.load, self.method.importance()) if self.method.lands else self.landed()
+        if not self.method.lands:
+            return self._legal(self.method.open())
+        return land(self.widths, self.method.scores(), limits.load, self.method.importance())
 
     def _measured(self, mask: np.ndarray) -> tuple[Ratio, float]:
         """The latency with these channels over that of the dense network, and that in ms."""

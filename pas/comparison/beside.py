@@ -8,9 +8,8 @@ from typing import Any
 
 from pas.disk import parse_json
 from pas.errors import PasError
-from pas.result import FIELDS, NUMBER, OPTIONAL_NUMBER, check_fields
+from pas.result import COST, FIELDS, NUMBER, check_fields
 
-COST = {"top1": NUMBER, "params": int, "macs": int, "latency_ms": OPTIONAL_NUMBER}
 WANTED: dict[str, Any] = {
     "row": str,
     "cell": str,

@@ -106,10 +106,11 @@ class ChanceMethod(SoftMethod):
         gates, total = self.gates, torch.zeros_like(self.gates.value)
         root = self.normalised["value"].square.sqrt().to(total)[gates.axis]
         slope = gates.probability() * (1 - gates.probability())  # of a logistic function
-        for number, k in enumerate(pressure):
-            with torch.enable_grad():
-                chances = gates.expected().detach().requires_grad_()
-                (by_chance,) = torch.autograd.grad(self.spent(chances)[number], chances)
+        with torch.enable_grad():
+            chances = gates.expected().detach().requires_grad_()
+            spent = self.spent(chances)
+        for k, share in zip(pressure, spent, strict=True):
+            (by_chance,) = torch.autograd.grad(share, chances)
             push = torch.where(root > 0, by_chance[gates.free].to(total) * slope / root.clamp_min(1e-30), 0)
             total += k.to(total) * push / push.square().mean().sqrt().clamp_min(1e-30)
         return total.clamp(-BOUND, BOUND)

@@ -42,6 +42,11 @@ class Mean:
     std: float
     n: int
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Of at least one value."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+
     def __str__(self) -> str:
         return f"{self.mean:.2f} ± {self.std:.2f}" if self.n > 1 else f"{self.mean:.2f}"
 
@@ -70,8 +75,7 @@ class Cell:
 
     def mean(self, part: str, name: str) -> Mean:
         """Of one number of the results, such as ("searched", "top1")."""
-        values = [run.result[part][name] for run in self.runs]
-        return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+        return Mean.of([run.result[part][name] for run in self.runs])
 
 
 def collect(folder: Path) -> list[Finished]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +40,7 @@ class Line:
 
     def _mean(self, number: Callable[[Result], float | None]) -> Mean | None:
         values = [value for value in map(number, self.results.values()) if value is not None]
-        if not values:
-            return None
-        return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+        return Mean.of(values) if values else None
 
 
 def lines(found: Iterable[tuple[str, str, int, Result]]) -> list[Line]:
