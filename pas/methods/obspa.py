@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pas.allocate.landing import land
 from pas.axes.capture import Example
 from pas.criteria import CRITERIA, Batch, Loss
+from pas.criteria.examples import count, first
 from pas.errors import PasError
 from pas.methods.base import Problem
 from pas.methods.once import Once
@@ -136,17 +136,12 @@ class Obspa(Once):
 
 def _first(batches: Iterable[Batch], samples: int) -> Iterable[Example]:
     """The inputs of the first examples, without a rest of less than half a batch: the statistics of norms take batch by batch."""
-    seen, full = 0, 0
-    for x, _ in batches:
-        count = next(len(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor))
-        take: Any = min(count, samples - seen)
-        if 2 * take < full:
+    full = 0
+    for batch in first(batches, samples):
+        if 2 * count(batch) < full:
             return
-        full = full or count
-        yield tree_map(lambda leaf, n=take: leaf[:n].clone() if isinstance(leaf, Tensor) else leaf, x)
-        seen += take
-        if seen >= samples:
-            return
+        full = full or count(batch)
+        yield tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch[0])
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
