@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+CODE = ("*.py", "*.yaml", "*.toml", "setup.cfg", "constraints.txt")
+"""Changes of these are changes of the code; results that land among tracked files aren't."""
 PACKAGES = ("pas", "torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime")
 
 
@@ -43,7 +45,8 @@ def _commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE)
+        return {"commit": commit, "dirty": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -38,6 +39,10 @@ class Program:
     tree: TreeSpec | None = None
     tied: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
+
+    def uses(self) -> Counter[str]:
+        """How many operators take each parameter or buffer, by name."""
+        return Counter(self.tensors[source] for node in self.graph.nodes for source in node.all_input_nodes if source in self.tensors)
 
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -226,6 +231,12 @@ def arguments(node: fx.Node, count: int) -> list[Any]:
     for key, value in node.kwargs.items():
         values[names.index(key)] = value
     return (values + [None] * count)[:count]
+
+
+def norm_behind(node: fx.Node) -> fx.Node | None:
+    """The batch norm that alone reads a node, if one does."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and packet(users[0]) is torch.ops.aten.batch_norm else None
 
 
 def place(node: fx.Node) -> str:

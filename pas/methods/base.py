@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pas.allocate.landing import Widths
+from pas.allocate.landing import Widths, land
 from pas.axes.signature import Signature
 from pas.budget import Limits
 from pas.criteria import Batch, Loss
@@ -45,6 +45,10 @@ class Problem:
     def open_at_start(self) -> np.ndarray:
         """The free channels that are open at the start, booleans (n,)."""
         return np.ones(len(self.free), dtype=bool) if self.start is None else self.start[self.free]
+
+    def land(self, scores: np.ndarray, worth: np.ndarray | None = None) -> np.ndarray:
+        """The mask over all channels (channels,) that keeps the highest scores and holds the limits (`pas.allocate.landing.land`)."""
+        return land(self.widths, scores, self.limits.load, worth)
 
     def cost_per_axis(self, mask: np.ndarray) -> Tensor:
         """d cost / d gate at a mask over all channels (C,), averaged over each axis, in shares of the targets (axes,), float64."""

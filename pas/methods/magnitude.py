@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from pas.allocate.landing import land
 from pas.methods.once import Weighed
 
 
@@ -12,4 +11,4 @@ class Magnitude(Weighed):
     """One threshold for all axes on a criterion of the weights, comparable between layers: the mean of each layer is one."""
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
-        return land(self.problem.widths, scores, self.problem.limits.load)
+        return self.problem.land(scores)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pas.allocate.landing import land
 from pas.axes.capture import Example
 from pas.criteria import CRITERIA, Batch, Loss
 from pas.criteria.examples import count, first
@@ -90,7 +89,7 @@ class Obspa(Once):
         return scores
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
-        return land(self.problem.widths, scores, self.problem.limits.load)
+        return self.problem.land(scores)
 
     def settle(self, backbone: nn.Module, mask: np.ndarray) -> None:
         """Refit and re-estimate. The last answer is kept, for the same weights and mask."""

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pas.allocate.landing import land
 from pas.methods.base import Method, Problem
 from pas.surgery.groups import Groups, slices
 
@@ -128,7 +127,7 @@ class Oto(Method):
         cosine = self.made.dot(self._before, taken) / (self._norms() * length).clamp_min(1e-30)
         self._remember()
         self._salience = self._judge(cosine)
-        kept = land(problem.widths, self._salience, problem.limits.load)
+        kept = problem.land(self._salience)
         self._penalised = torch.from_numpy(~kept).to(self._penalised.device)
         self._strength = self._norms() / self.shrink_steps
 

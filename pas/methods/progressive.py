@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pas import distributed
-from pas.allocate.landing import land
 from pas.allocate.ramp import RAMPS, moments
 from pas.budget import Limits
 from pas.methods.base import Method, Problem
@@ -62,7 +61,7 @@ class Progressive(Method):
             self._set(self.choose(gathered, self.ramp(self._start, share)))
             self._sum, self._count = torch.zeros_like(self._sum), torch.zeros_like(self._count)
         if self.rests:
-            self._set(land(self.problem.widths, self.scores(), self.problem.limits.load))
+            self._set(self.problem.land(self.scores()))
         self.rewired()
 
     @property

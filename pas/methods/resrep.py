@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pas.allocate.landing import land
 from pas.axes.signature import rows
 from pas.criteria import magnitude
 from pas.methods.base import Method, Problem
@@ -130,7 +129,7 @@ class ResRep(Method):
     def _select(self, share: float) -> None:
         """Let go of the lowest of the channels that the budget drops, at most this share of all that have compactors."""
         problem, scores = self.problem, self.scores()
-        dropped = ~land(problem.widths, scores, problem.limits.load) & self._compacted
+        dropped = ~problem.land(scores) & self._compacted
         order = np.flatnonzero(dropped)[np.argsort(scores[dropped], kind="stable")]
         selected = np.zeros(problem.signature.channels, dtype=bool)
         selected[order[: math.ceil(share * self._compacted.sum())]] = True

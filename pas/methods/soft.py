@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pas import distributed
-from pas.allocate.landing import land
 from pas.budget import Limits
 from pas.gates.gated import Gated, scale
 from pas.gates.soft import Soft
@@ -103,7 +102,7 @@ class SoftMethod(Method):
             self.learn()
             if self.holds:
                 self._held = self.worth().detach().cpu().clone()
-                now, mask = self.open(), land(self.problem.widths, self.scores(), self.problem.limits.load)
+                now, mask = self.open(), self.problem.land(self.scores())
                 self.forced = int((now & ~mask).sum()), int((~now & mask).sum())
                 self.gates.hold(mask)
 

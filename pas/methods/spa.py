@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pas import distributed
-from pas.allocate.landing import land
 from pas.criteria import NORMALISERS, REDUCTIONS, WITH_DATA, WITHOUT_DATA, Batch, Loss, from_data, from_weights
 from pas.methods.base import Problem
 from pas.methods.once import Once
@@ -52,7 +51,7 @@ class Spa(Once):
             self._decide(self._weighed(agreed.cpu().numpy()))
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
-        return land(self.problem.widths, scores, self.problem.limits.load, self._importance)
+        return self.problem.land(scores, self._importance)
 
     def importance(self) -> np.ndarray | None:
         """The grouped importances; None where some are negative, and before data was seen."""

@@ -5,7 +5,6 @@ Ding et al., ICCV 2021, https://arxiv.org/abs/2007.03260, section 3.2.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from pas.axes.capture import arguments, norm_behind, packet
 from pas.axes.ids import Dim
 from pas.axes.signature import Axis, Signature
 from pas.surgery.forms import typed_blocks
@@ -128,16 +128,14 @@ def _depthwise(module: nn.Module) -> bool:
 def _pairs(signature: Signature) -> dict[str, str]:
     """The kernel of each convolution whose output goes to a batch norm and nowhere else, with that norm's path."""
     program = signature.program
-    convolutions = [node for node in program.graph.nodes if node.target is torch.ops.aten.conv2d.default]
-    norms = [node for node in program.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
-    kernels = Counter(program.tensors.get(node.args[1]) for node in convolutions)
-    scales = Counter(program.tensors.get(node.args[1]) for node in norms)
+    uses = program.uses()
     found = {}
-    for node in norms:
-        before, scale = node.args[0], program.tensors.get(node.args[1])
-        kernel = program.tensors.get(before.args[1]) if before in convolutions else None
-        if kernel is not None and scale is not None and len(before.users) == kernels[kernel] == scales[scale] == 1:
-            found[kernel] = scale.rpartition(".")[0]
+    for node in program.graph.nodes:
+        norm = norm_behind(node) if packet(node) is torch.ops.aten.conv2d else None
+        if norm is not None:
+            kernel, scale = (program.tensors.get(arguments(one, 2)[1], "") for one in (node, norm))
+            if uses[kernel] == uses[scale] == 1:
+                found[kernel] = scale.rpartition(".")[0]
     return found
 
 

@@ -11,7 +11,6 @@ The rows that make removed channels go without compensation: there is none.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from pas.axes.capture import Example, Program, arguments, packet
+from pas.axes.capture import Example, Program, arguments, norm_behind, packet
 from pas.axes.ids import Table
 from pas.axes.signature import Signature, rows
 from pas.surgery.forms import Reader, readers
@@ -56,7 +55,7 @@ def layers(model: nn.Module, signature: Signature, program: Program) -> list[Lay
 
     Recurrent and transposed layers, products written without a layer, and weights that are shared or computed can't.
     """
-    uses = Counter(program.tensors[source] for node in program.graph.nodes for source in node.all_input_nodes if source in program.tensors)
+    uses = program.uses()
     alone = lambda node: program.tensors.get(node) if uses[program.tensors.get(node, "")] == 1 else None  # noqa: E731
     prunable = np.zeros(signature.channels, dtype=bool)
     for axis in signature.prunable:
@@ -77,10 +76,8 @@ def layers(model: nn.Module, signature: Signature, program: Program) -> list[Lay
 
 def _mean_behind(node: fx.Node, alone: Any) -> str | None:
     """The running mean of the batch norm that alone reads a node, where nothing else uses it."""
-    users = list(node.users)
-    if len(users) != 1 or packet(users[0]) is not aten.batch_norm:
-        return None
-    found: str | None = alone(arguments(users[0], 4)[3])
+    norm = norm_behind(node)
+    found: str | None = None if norm is None else alone(arguments(norm, 4)[3])
     return found
 
 
