@@ -99,6 +99,11 @@ def total(tensor: Tensor) -> Tensor:
     return summed
 
 
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over all processes, bit for bit the same on each; of the same shape, and a tensor of its own."""
+    return total(tensor) / world()
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """The tensors of all processes, which have one shape: (processes, *shape)."""
     if not several():

@@ -164,6 +164,15 @@ def searches(folder: Path) -> dict[str, Any]:
     }
 
 
+LEARNING = ("smcp", "halp", "depgraph", "oto", "resrep", "dms", "dtp", "l0", "gumbel")
+
+
+def methods(folder: Path) -> dict[str, Any]:
+    """The other methods that learn, each with what it takes from the batch, its own noise and its own corrections."""
+    recipe = Recipe(epochs=2, batch_size=20, optimizer="sgd", lr=0.02, weight_decay=5e-4)
+    return {method: searching(fresh("net"), recipe, method) for method in LEARNING}
+
+
 def resumed(folder: Path) -> dict[str, Any]:
     """A search that was interrupted between two rows, and the same undisturbed."""
     recipe = Recipe(epochs=2, batch_size=4, optimizer="sgd", lr=0.02, weight_decay=1e-3)  # a row every four steps
@@ -234,7 +243,7 @@ def refusals(folder: Path) -> dict[str, Any]:
     }
 
 
-CASES = (norms, batches, searches, resumed, refusals)
+CASES = (norms, batches, searches, methods, resumed, refusals)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ class Dms(SoftMethod):
 
     - Mask (eq. 2-4): ``m = sigmoid(lambda N (c' - a))`` with c' the rank of a channel's importance in its axis and a the axis's prune
       ratio, which stays where at least the minimum width and at most all channels are open. The mask multiplies what reads the channel.
-    - Importance (eq. 5): ``c <- decay c + (1 - decay) (m dL/dm)^2``, L the loss of the task, summed over processes.
+    - Importance (eq. 5): ``c <- decay c + (1 - decay) (m dL/dm)^2``, L the loss of the task.
     - Resource loss (eq. 8): ``weight log(R / target)`` while R exceeds the target; below it, ``below`` times the size of that. R counts
       channels with m >= 1/2, with the gradient of the soft counts; here it is the network's exact cost. The target falls as
       ``final^t`` over the `ramp`.
@@ -79,7 +79,7 @@ class Dms(SoftMethod):
         gates.ratio.copy_(gates.ratio.clamp_min(0).minimum(self._most))
         gates.value.grad = None  # it was observed, and no optimiser takes it
         if self._seen is not None:
-            seen, self._seen = distributed.total(self._seen), None
+            seen, self._seen = self._seen, None
             new = self.decay * gates.value + (1 - self.decay) * seen
             gates.value.copy_(torch.where(seen.isfinite().all(), new, gates.value))
 
@@ -88,6 +88,6 @@ class Dms(SoftMethod):
 
     def _observe(self, gradient: Tensor) -> Tensor:
         with torch.no_grad():
-            square = (self.gates.quiet() * gradient).square()
+            square = (self.gates.quiet() * distributed.mean(gradient)).square()
         self._seen = square if self._seen is None else self._seen + square
         return gradient

@@ -27,7 +27,7 @@ class Normalised:
     """Divides the gradient of a parameter (n,), before the optimiser sees it, by its running root mean square over each group, so that a
     learning rate means the same distance in every layer, network and batch size. The first gradient is only looked at.
 
-    `group` (n,): the number of each element's group. The mean square is that of the mean gradient over all processes.
+    `group` (n,): the number of each element's group. Of several processes the mean gradient counts, which all of them get.
     """
 
     def __init__(self, parameter: nn.Parameter, group: Tensor) -> None:
@@ -39,8 +39,9 @@ class Normalised:
         parameter.register_hook(self._observe)
 
     def _observe(self, gradient: Tensor) -> Tensor:
+        gradient = distributed.mean(gradient)  # first, as a clamped mean isn't the mean of what was clamped
         self.group, self.square = self.group.to(gradient.device), self.square.to(gradient.device)
-        self._seen = gradient.detach() if self._seen is None else self._seen + gradient.detach()
+        self._seen = gradient if self._seen is None else self._seen + gradient
         root = self.square.sqrt()[self.group].to(gradient.dtype)
         return torch.where(root > 0, (gradient / root.clamp_min(1e-30)).clamp(-BOUND, BOUND), 0)
 
@@ -48,7 +49,7 @@ class Normalised:
         """Take what was seen since the last step into the mean square; what isn't finite is skipped."""
         if self._seen is None:
             return
-        seen, self._seen = distributed.total(self._seen) / distributed.world(), None
+        seen, self._seen = self._seen, None
         mean = axis_mean(seen.square().float(), self.group, self.sizes.to(seen.device))
         good = mean.isfinite().all()
         self.count = self.count.to(seen.device) + good

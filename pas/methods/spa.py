@@ -47,7 +47,7 @@ class Spa(Once):
         if self.samples:
             how = (self.criterion, self.reduce, self.normalise)
             found = torch.from_numpy(from_data(self._backbone, self.problem.signature, *how, batches, loss, self.samples))
-            agreed = distributed.total(found.to(self.gates.value.device)) / distributed.world()  # alike on every process
+            agreed = distributed.mean(found.to(self.gates.value.device))  # alike on every process
             self._decide(self._weighed(agreed.cpu().numpy()))
 
     def choose(self, scores: np.ndarray) -> np.ndarray:
