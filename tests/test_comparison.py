@@ -214,7 +214,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_runs_once_and_they_save(tmp_path: Path
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*QUICK, "method=uniform,magnitude", "seed=0,1", f"paths.runs={tmp_path / 'runs'}", f"compare.folder={tmp_path / 'kept'}",
+    words = [*QUICK, "method=uniform,magnitude,spa", "seed=0", f"paths.runs={tmp_path / 'runs'}", f"compare.folder={tmp_path / 'kept'}",
              "compare.processes=2"]  # fmt: skip
     command = [sys.executable, "-m", "pas", "compare", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -224,27 +224,27 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytes
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert f"4 runs, 2 at a time; log: {tmp_path / 'kept' / 'comparison.log'}\nuniform, seed 0: starts" in told
+    assert f"3 runs, 2 at a time; log: {tmp_path / 'kept' / 'comparison.log'}\nuniform, seed 0: starts" in told
     assert "pas: stopped; the same command goes on with what is missing" in told
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
-    assert 1 <= len(before) < 4
+    assert 1 <= len(before) < 3
     with pytest.raises(SystemExit):
         main(["compare", "--table-only", *words])
-    assert f"{4 - len(before)} of 4 runs " in capsys.readouterr().out
+    assert f"{3 - len(before)} of 3 runs " in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main(["compare", *words, "dry_run=true"])
     assert ended.value.code == 0
-    assert f"all {4 - len(before)} runs: about " in capsys.readouterr().out
+    assert f"all {3 - len(before)} runs: about " in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main(["compare", *words])
     shown = capsys.readouterr()
     assert ended.value.code == 0
-    assert f"{len(before)} of 4 runs are there already" in shown.err
-    assert len(list(tmp_path.glob("kept/results/*/result.json"))) == 4
+    assert f"{len(before)} of 3 runs are there already" in shown.err
+    assert len(list(tmp_path.glob("kept/results/*/result.json"))) == 3
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     assert {"comparison.md", "comparison.csv", "comparison.png"} <= {path.name for path in (tmp_path / "kept").iterdir()}
     assert "vs " in shown.out
-    assert len(collect(tmp_path)) == 4, "the copies don't count"
+    assert len(collect(tmp_path)) == 3, "the copies don't count"
     with pytest.raises(SystemExit) as ended:
         main(["compare", "--table-only", *words])
     assert ended.value.code == 0
@@ -253,7 +253,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit) as ended:
         main(["compare", *words])
     again = capsys.readouterr()
-    assert "4 of 4 runs are there already" in again.err
+    assert "3 of 3 runs are there already" in again.err
     assert again.out == shown.out
 
 
