@@ -157,9 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--root", metavar="FOLDER", help="where the data is (default: the environment's PAS_DATA)")
 
     report = _verb(
-        group, "report", verbs.report, "results.csv, results.md and all figures of a folder of runs", "pas report runs/"
+        group, "report", verbs.report, "a page for a browser, results.csv, results.md and all figures of a folder of runs",
+        "pas report runs/"
     )
-    report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs")
+    report.description = f"{report.description} Every run has a report.html of its own, too; each is one file that needs no other."
+    report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs, or the folder of one run")
 
     diff = _verb(group, "diff", verbs.diff, "what two searches of one network decided differently, axis by axis",
                  "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip

@@ -131,8 +131,10 @@ def open_folder(folder: Path, wait: Callable[[str], None] | None = None) -> Iter
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl` in order, without those that a resumed run wrote again, and without a line cut off by a crash."""
-    rows: dict[tuple[Any, Any], dict[str, Any]] = {}
+    """The rows of `metrics.jsonl` in order, each with its stage and step, without those that a resumed run wrote again, and without a line
+    cut off by a crash.
+    """
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     try:
         lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -142,8 +144,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(row, dict):
-            rows[(row.get("stage"), row.get("step"))] = row
+        if isinstance(row, dict) and isinstance(row.get("stage"), str) and isinstance(row.get("step"), int):
+            rows[(row["stage"], row["step"])] = row
     return list(rows.values())
 
 

@@ -107,10 +107,12 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the tables and figures of a folder of runs."""
+    """Write the pages, tables and figures of a folder of runs, or of one run."""
+    from rich.console import Console
+
     from pas.report import page
 
-    for path in page.write(options.runs):
+    for path in page.write(options.runs, Console(stderr=True)):
         print(path)
     return 0
 

@@ -12,7 +12,7 @@ INFO = {"pas-0.1.0.dist-info/entry_points.txt": "[console_scripts]\npas = pas.cl
 
 
 def whole() -> dict[str, str]:
-    code = [path.relative_to(ROOT).as_posix() for path in (ROOT / "pas").rglob("*.py")]
+    code = [path.relative_to(ROOT).as_posix() for ending in ("py", "css", "js") for path in (ROOT / "pas").rglob(f"*.{ending}")]
     conf = [f"pas/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")]
     return dict.fromkeys([*code, *conf], "") | INFO
 
@@ -35,6 +35,7 @@ def test_a_whole_wheel(tmp_path: Path) -> None:
     [
         ("pas/conf/data/digits.yaml", None, "pas/conf/data/digits.yaml is missing"),
         ("pas/search.py", None, "pas/search.py is missing"),
+        ("pas/report/html/style.css", None, "pas/report/html/style.css is missing"),
         (None, "tests/test_search.py", "tests/test_search.py doesn't belong there"),
         (None, "pas/__pycache__/search.cpython-311.pyc", "pas/__pycache__/search.cpython-311.pyc doesn't belong there"),
         ("pas-0.1.0.dist-info/licenses/LICENSE", None, "the licence is missing"),

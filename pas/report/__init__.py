@@ -1,1 +1,1 @@
-"""Tables and figures, made again from what runs left on disk."""
+"""Tables, figures and pages, made again from what runs left on disk."""

@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pas.architecture import Architecture, read_architecture
 from pas.errors import PasError
 from pas.result import FILE, read_result
-from pas.runs import read_metrics
+from pas.runs import METRICS, read_metrics
 
 COLUMNS = (
     "run_key", "model", "data", "split", "method", "seed", "settings", "budget_kind", "budget_target", "budget_achieved", "budget_dense",
@@ -95,6 +95,17 @@ def collect(folder: Path) -> list[Finished]:
     return sorted(found.values(), key=lambda run: run.folder)
 
 
+def unfinished(folder: Path) -> list[str]:
+    """The runs under a folder that have begun and not come to their end, and how far they are, in the order of their names."""
+    found = []
+    for run in sorted(path.parent for path in folder.rglob(METRICS)):
+        if (run / "config.yaml").exists() and not (run / FILE).exists():  # a dense parent has no configuration
+            last = read_metrics(run)[-1:]
+            place = f"{last[0]['stage']}, step {last[0]['step']}" if last else "before the first step that is logged"
+            found.append(f"{run.relative_to(folder).as_posix()}: {place}")
+    return found
+
+
 def cells(runs: Iterable[Finished]) -> list[Cell]:
     """The runs in groups that differ only in their seed, sorted by model, data, split, kind, method and target."""
     groups: dict[tuple[Any, ...], list[Finished]] = {}
@@ -135,7 +146,7 @@ def as_csv(runs: Sequence[Finished]) -> str:
     return text.getvalue()
 
 
-def speedup(result: dict[str, Any]) -> float | None:
+def speedup(result: Mapping[str, Any]) -> float | None:
     """Dense latency over searched latency, both measured in one process; None where they weren't measured."""
     dense, searched = result["dense"]["latency_ms"], result["searched"]["latency_ms"]
     return dense / searched if dense and searched else None

@@ -17,17 +17,11 @@ from pas.report.collect import Cell
 
 LAYERS_A_ROW = 40
 NUMBERED = 24  # up to so many layers in a row, the kept widths are written above the bars
-DENSE, KEPT, INK = "#d6dbe1", "#2f6f9f", "#333a42"
+DENSE, KEPT, INK, SPINE, GRID = "#d6dbe1", "#2f6f9f", "#333a42", "#aab2bb", "#eceff2"
 COLOURS = ("#2f6f9f", "#d1793b", "#5a9a62", "#8c6bb1", "#b5495b", "#7a7a7a")
-STAGES = {"dense": "#9aa3ad", "search": COLOURS[1], "finetune": COLOURS[0]}
-CURVES = {
-    "loss": "training loss",
-    "top1": "training top-1 (%)",
-    "open": "open channels",
-    "macs": "MACs",
-    "params": "parameters",
-}
-
+MARKERS = "osD^vP*Xdph<>"
+DASHES = ("-", "--", ":")
+"""Where the colours begin again, the next of these."""
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -44,7 +38,7 @@ def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path
 
     Networks with many layers go over several rows of bars, each with a scale of its own.
     """
-    names = _without_common_start(names)
+    names = without_common_start(names)
     count = -(-len(names) // LAYERS_A_ROW)
     a_row = -(-len(names) // count)
     pieces = [slice(first, first + a_row) for first in range(0, len(names), a_row)]
@@ -57,7 +51,7 @@ def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path
         _shares(lower, names[piece], dense[piece], kept[piece], slots=a_row)
     figure.align_ylabels(panels)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    figure.suptitle(words(title), x=0.01, ha="left", fontsize=10, color=INK)
     share = sum(kept) / sum(dense)
     labels = [labels[0], f"{labels[1]} ({sum(kept):,} of {sum(dense):,} channels, {share:.0%})"]
     figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
@@ -71,7 +65,7 @@ def pair(
 
     `kept`: label -> width of every layer, for both networks.
     """
-    names = _without_common_start(names)
+    names = without_common_start(names)
     count = -(-len(names) // LAYERS_A_ROW)
     a_row = -(-len(names) // count)
     longest = max(len(name) for name in names)
@@ -86,68 +80,55 @@ def pair(
         whole = [100 / size for size in dense[piece]]  # in percent too: narrow layers would be lost beside wide ones
         shares = {label: _products(widths, whole) for label, widths in bars.items()}
         _two_bars(panels[2 * row + 1], _products(dense[piece], whole), shares, _products(common[piece], whole), slots=a_row)
-        panels[2 * row + 1].set_xticks(range(len(names[piece])), names[piece], rotation=90)
+        panels[2 * row + 1].set_xticks(range(len(names[piece])), [words(name) for name in names[piece]], rotation=90)
         panels[2 * row + 1].set_ylabel("kept (%)")
     figure.align_ylabels(panels)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+    figure.suptitle(words(title), x=0.01, ha="left", fontsize=10, color=INK)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=1, frameon=False, fontsize=8)
     return save(figure, path)
 
 
-def curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str, target: Mapping[str, float]) -> Path:
-    """What `metrics.jsonl` tells of the stages one after the other: loss, accuracy, open channels, cost and its target."""
-    shown = [name for name in CURVES if any(name in row for row in rows)]
-    figure = figure_of(3.2 * len(shown), 2.9)
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    starts, stages = _offsets(rows)
-    for axes, name in zip(panels, shown, strict=True):
-        for stage in stages:
-            points = [(starts[stage] + row["step"], row[name]) for row in rows if row["stage"] == stage and name in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=STAGES.get(stage, INK), lw=1.4, label=stage)
-        if name in target:
-            axes.axhline(target[name], color=INK, lw=0.9, ls="--", label="target")
-        axes.set_ylabel(CURVES[name])
-        axes.set_xlabel("step")
-        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        plain(axes)
-    found = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
-    figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=len(found), frameon=False, fontsize=8)
+def front(group: Sequence[Cell], path: Path, title: str) -> Path:
+    """Write the figure of accuracy against cost over a sweep."""
+    figure = front_of(group)
+    figure.suptitle(words(title), x=0.01, ha="left", fontsize=10, color=INK)
     return save(figure, path)
 
 
-def front(group: Sequence[Cell], path: Path, title: str) -> Path:
-    """Accuracy against cost over a sweep: mean and standard deviation over seeds, a line a method, and the dense network."""
+def front_of(group: Sequence[Cell], width: float = 5.6) -> Figure:
+    """Mean and standard deviation over seeds against cost, a line a method, and the dense network with a line at its accuracy; `width` in
+    inches.
+    """
     kind = group[0].kind
     name = "latency_ms" if kind == "latency" else kind
-    figure = figure_of(5.6, 3.8)
-    axes = figure.subplots()
+    whole = [run.result["dense"] for cell in group for run in cell.runs]
+    dense, top1 = (sum(one[key] for one in whole) / len(whole) for key in (name, "top1"))
     methods = sorted({cell.label for cell in group})
-    whole = [run for cell in group for run in cell.runs]
-    dense = sum(run.result["dense"][name] for run in whole) / len(whole)
-    for colour, method in zip(_cycle(len(methods)), methods, strict=True):
+    columns = 2 if width > 5 else 1
+    figure = figure_of(width, 3.1 + 0.17 * -(-(len(methods) + 1) // columns))
+    axes = figure.subplots()
+    for number, method in enumerate(methods):
         points = sorted((cell for cell in group if cell.label == method), key=lambda cell: cell.cost(dense))
         cost = [cell.cost(dense) for cell in points]
-        top1 = [cell.mean("searched", "top1") for cell in points]
-        label = f"{method} ({_seeds(points)})"
-        axes.errorbar(cost, [one.mean for one in top1], [one.std for one in top1], color=colour, marker="o", ms=4, lw=1.4, capsize=3,
-                      label=label)  # fmt: skip
-    axes.plot(
-        dense,
-        sum(run.result["dense"]["top1"] for run in whole) / len(whole),
-        marker="*", ms=11, ls="", color=INK, label="dense",
-    )  # fmt: skip
+        found = [cell.mean("searched", "top1") for cell in points]
+        axes.errorbar(cost, [one.mean for one in found], [one.std for one in found], **style(number), ms=4, lw=1.4, capsize=3,
+                      label=words(f"{method} ({_seeds(points)})"))  # fmt: skip
+    axes.axhline(top1, color=INK, lw=0.9, ls="--")
+    axes.plot(dense, top1, marker="*", ms=11, ls="--", lw=0.9, color=INK, label="dense")
     axes.set_xlabel(f"{UNITS[kind]} of the fused network" if kind != "latency" else "latency (ms)")
-    axes.set_ylabel(f"{group[0].split} top-1 (%)")
+    axes.set_ylabel(words(f"{group[0].split} top-1 (%)"))
     axes.margins(x=0.06, y=0.12)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
+    figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8, labelcolor=INK)
     plain(axes)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
-    return save(figure, path)
+    return figure
+
+
+def style(number: int) -> dict[str, Any]:
+    """Colour, marker and line of the line with this number."""
+    turn, colour = divmod(number, len(COLOURS))
+    return {"color": COLOURS[colour], "marker": MARKERS[number % len(MARKERS)], "ls": DASHES[turn % len(DASHES)]}
 
 
 def _bars(axes: Axes, dense: Sequence[int], kept: Sequence[int], *, slots: int) -> None:
@@ -171,7 +152,7 @@ def _shares(axes: Axes, names: Sequence[str], dense: Sequence[int], kept: Sequen
     places = range(len(names))
     axes.bar(places, [100] * len(names), width=0.82, color=DENSE)
     axes.bar(places, [100 * part / whole for part, whole in zip(kept, dense, strict=True)], width=0.82, color=KEPT)
-    axes.set_xticks(list(places), names, rotation=90)
+    axes.set_xticks(list(places), [words(name) for name in names], rotation=90)
     axes.set_xlim(-0.6, slots - 0.4)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 50, 100])
@@ -186,7 +167,7 @@ def _two_bars(
     places = range(len(dense))
     axes.bar(places, dense, width=0.86, color=DENSE, label="dense width")
     for shift, colour, (label, widths) in zip((-0.2, 0.2), COLOURS[:2], kept.items(), strict=True):
-        axes.bar([place + shift for place in places], widths, width=0.36, color=colour, label=label)
+        axes.bar([place + shift for place in places], widths, width=0.36, color=colour, label=words(label))
     left, right = [place - 0.4 for place in places], [place + 0.4 for place in places]
     axes.hlines(common, left, right, color=INK, lw=1.2, label="channels in common")
     axes.set_xlim(-0.6, slots - 0.4)
@@ -200,25 +181,13 @@ def _products(one: Sequence[float], other: Sequence[float]) -> list[float]:
     return [a * b for a, b in zip(one, other, strict=True)]
 
 
-def _without_common_start(names: Sequence[str]) -> list[str]:
+def without_common_start(names: Sequence[str]) -> list[str]:
     """Layer names without the modules that all of them lie in, such as `features.`"""
     paths = [name.split(".") for name in names]
     shared = 0
     while all(len(path) > shared + 1 for path in paths) and len({path[shared] for path in paths}) == 1:
         shared += 1
     return [".".join(path[shared:]) for path in paths]
-
-
-def _offsets(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, int], list[str]]:
-    """Where each stage starts on a common scale of steps, and the stages in their order."""
-    lengths: dict[str, int] = {}
-    for row in rows:
-        lengths[row["stage"]] = max(lengths.get(row["stage"], 0), row["step"])
-    starts, total = {}, 0
-    for stage, length in lengths.items():
-        starts[stage] = total
-        total += length
-    return starts, list(lengths)
 
 
 def _seeds(points: Sequence[Cell]) -> str:
@@ -228,15 +197,17 @@ def _seeds(points: Sequence[Cell]) -> str:
     return f"mean ± std, {counts[0]} seeds" if len(counts) == 1 else f"mean ± std, {counts[0]}-{counts[-1]} seeds"
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
-
-
-def _tick(value: float, _: int) -> str:
+def tick(value: float, _: int) -> str:
+    """A count on an axis: 20 M."""
     for unit, scale in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
         if abs(value) >= scale:
             return f"{value / scale:g}{unit}"
     return f"{value:g}"
+
+
+def words(text: str) -> str:
+    """Text in which no dollar begins a formula, with a question mark in place of what isn't printed."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text).replace("$", r"\$")
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -246,12 +217,12 @@ def figure_of(width: float, height: float) -> Figure:
 
 def plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#aab2bb")
+    axes.spines[["left", "bottom"]].set_color(SPINE)
     axes.tick_params(colors=INK, labelsize=7)
     axes.xaxis.label.set(color=INK, size=8)
     axes.yaxis.label.set(color=INK, size=8)
     axes.set_axisbelow(True)
-    axes.grid(axis="y", color="#eceff2", lw=0.8)
+    axes.grid(axis="y", color=GRID, lw=0.8)
 
 
 def save(figure: Figure, path: Path) -> Path:

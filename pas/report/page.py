@@ -1,4 +1,4 @@
-"""`pas report`: results.csv, results.md and all figures of a folder of runs."""
+"""`pas report`: a page for a browser, results.csv, results.md and all figures of a folder of runs."""
 
 from __future__ import annotations
 
@@ -7,35 +7,50 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from pas.report import figures
-from pas.report.collect import Finished, as_csv, cells, collect
+from rich.console import Console
+
+from pas.progress import Bar
+from pas.report import curves, figures
+from pas.report.collect import Finished, as_csv, cells, collect, unfinished
+from pas.report.html.run import run_page
+from pas.report.html.sweep import PAGE, sweep_page
 from pas.report.table import markdown
 from pas.runs import write_text
 
 
-def write(folder: Path) -> list[Path]:
-    """Make everything again from the finished runs under `folder`; returns the files that were written.
+def write(folder: Path, console: Console | None = None) -> list[Path]:
+    """Make everything again from the finished runs under `folder`, or of the run whose folder it is; returns the files that were written.
+
+    Every run has a page of its own in its folder. `console`: where the progress is shown.
 
     Raises PasError when there is no finished run, or a file is damaged.
     """
     runs = collect(folder)
-    made, drawn = fronts(folder, runs), [path for run in runs for path in _of_run(run)]
-    table, page = folder / "results.csv", folder / "results.md"
+    made, drawn = fronts(folder, runs), []
+    pages: list[Path] = []
+    with Bar("runs", len(runs), 0, console) as bar:
+        for number, run in enumerate(runs):
+            if bar.due():
+                bar.update(number, {})
+            found = curves.read(run.metrics, {limit["kind"]: limit["target"] for limit in run.result["limits"]})
+            drawn += _figures(run, found)
+            pages.append(run.folder / PAGE)
+            write_text(pages[-1], run_page(run, found))
+    if folder / PAGE not in pages:
+        pages.insert(0, folder / PAGE)
+        write_text(pages[0], sweep_page(folder, runs, unfinished(folder)))
+    table, text = folder / "results.csv", folder / "results.md"
     write_text(table, as_csv(runs))
-    write_text(page, markdown(runs, [*made, *drawn], folder))
-    return [table, page, *made, *drawn]
+    write_text(text, markdown(runs, [*made, *drawn], folder))
+    return [*pages, table, text, *made, *drawn]
 
 
-def _of_run(run: Finished) -> list[Path]:
+def _figures(run: Finished, found: Sequence[curves.Curve]) -> list[Path]:
     kept = run.architecture.widths()
     dense = [run.architecture.sizes[name] for name in kept]
-    place, key, budget = run.folder / "figures", run.result["run_key"], run.result["budget"]
+    place, key = run.folder / "figures", run.result["run_key"]
     made = [figures.widths(list(kept), dense, list(kept.values()), place / "widths.png", title=key)]
-    if run.metrics:
-        made.append(
-            figures.curves(run.metrics, place / "curves.png", title=key, target={budget["kind"]: budget["target"]})
-        )
-    return made
+    return [*made, curves.curves(found, place / "curves.png", title=key)] if found else made
 
 
 def fronts(folder: Path, runs: Sequence[Finished]) -> list[Path]:

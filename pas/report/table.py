@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,7 +12,23 @@ from rich.console import Console
 from rich.table import Table
 
 from pas.amount import BAND, UNITS, human
-from pas.report.collect import Finished, cells, speedup
+from pas.report.collect import Cell, Finished, cells, speedup
+from pas.report.comparison.lines import share
+
+NOTE = (
+    "MACs are multiply-adds of one image in the fused form. Top-1 is measured on the split that is named, after the last epoch. "
+    "Speed-up is the dense latency over the searched one, measured by turns in one process, and left out where that was too noisy to tell."
+)
+MEANS = ("model", "data", "split", "method", "budget", "seeds", "dense top-1", "top-1", "MACs", "parameters", "speed-up")
+RUNS = ("run", "top-1", "MACs", "parameters", "latency ms", "device", "commit")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in a table, and the number that it is sorted by, if it is one."""
+
+    words: str
+    number: float | None = None
 
 
 def show(result: dict[str, Any], folder: Path, console: Console) -> None:
@@ -23,7 +40,7 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     table.add_column("")
     for name in ("dense", "searched", "change"):
         table.add_column(name, justify="right")
-    for row in _comparison(result):
+    for row in comparison(result):
         table.add_row(*row)
     console.print(table)
     for limit in result["limits"]:
@@ -31,7 +48,7 @@ def show(result: dict[str, Any], folder: Path, console: Console) -> None:
     gap = result.get("optimality")
     if gap is not None:
         console.print(f"optimality: {optimal(gap)}", highlight=False)
-    console.print(f"time: {_seconds(result)}", highlight=False)
+    console.print(f"time: {seconds(result)}", highlight=False)
     for name, path in (("figure", folder / "figures" / "widths.png"), ("bundle", folder / "bundle")):
         # soft_wrap: a path must stay one word for whoever copies it
         console.print(f"{name}: {path}", highlight=False, soft_wrap=True)
@@ -72,16 +89,38 @@ def optimal(gap: Mapping[str, Any]) -> str:
 
 def markdown(runs: Sequence[Finished], figures: Sequence[Path], folder: Path) -> str:
     """All of it as one page: means over seeds, every run, and the figures."""
-    lines = ["# Results", "", *_means(runs), "", "## Runs", "", *_all(runs), ""]
-    lines += ["MACs are multiply-adds of one image in the fused form. Top-1 is measured on the split that is named, after the last epoch. "
-              "Speed-up is the dense latency over the searched one, measured by turns in one process."]  # fmt: skip
+    lines = ["# Results", "", *_piped(MEANS, [means(cell) for cell in cells(runs)]), ""]
+    lines += ["## Runs", "", *_piped(RUNS, [numbers(run) for run in runs]), "", NOTE]
     if figures:
         lines += ["", "## Figures", ""]
         lines += [_picture(path.relative_to(folder)) for path in figures]
     return "\n".join(lines) + "\n"
 
 
-def _comparison(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+def means(cell: Cell) -> list[Entry]:
+    """A row of the table over seeds; its columns are MEANS."""
+    of_dense = cell.target / cell.runs[0].result["budget"]["dense"]
+    shares = [one for one in (share(run.result, "latency") for run in cell.runs) if one is not None]
+    faster = math.exp(-sum(map(math.log, shares)) / len(shares)) if shares else None
+    told = [Entry(word) for word in (cell.model, cell.data, cell.split, cell.label)]
+    told += [Entry(f"{human(cell.target)} {UNITS[cell.kind]} ({of_dense:.0%})", cell.target), Entry(str(len(cell.runs)), len(cell.runs))]
+    told += [Entry(str(mean), mean.mean) for mean in (cell.mean("dense", "top1"), cell.mean("searched", "top1"))]
+    told += [Entry(human(mean), mean) for mean in (cell.mean("searched", name).mean for name in ("macs", "params"))]
+    return [*told, Entry("" if faster is None else f"{faster:.2f}", faster)]
+
+
+def numbers(run: Finished) -> list[Entry]:
+    """A row of the table of runs; its columns are RUNS."""
+    found, where = run.result["searched"], run.result["environment"]
+    latency = found["latency_ms"]
+    told = [Entry(run.result["run_key"]), Entry(f"{found['top1']:.2f}", found["top1"])]
+    told += [Entry(human(found[name]), found[name]) for name in ("macs", "params")]
+    told.append(Entry("" if latency is None else f"{latency:.3g}", latency))
+    return [*told, Entry(where["device"]), Entry((where["commit"] or "")[:10] + (" (changed)" if where.get("dirty") else ""))]
+
+
+def comparison(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of what is counted: its name, dense, searched, the change."""
     dense, searched = result["dense"], result["searched"]
     rows = [
         ("top-1", f"{dense['top1']:.2f} %", f"{searched['top1']:.2f} %", f"{searched['top1'] - dense['top1']:+.2f}")
@@ -96,13 +135,15 @@ def _comparison(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             if "runtime" in place and "batch" in place
             else "latency"
         )
-        rows.append(
-            (label, f"{dense['latency_ms']:.3g} ms", f"{searched['latency_ms']:.3g} ms", f"{faster:.2f}x faster")
-        )
+        change = f"{faster:.2f}x faster"
+        if place.get("share_low", 0) > 0:
+            change += f" (95 %: {1 / place['share_high']:.2f} to {1 / place['share_low']:.2f})"
+        rows.append((label, f"{dense['latency_ms']:.3g} ms", f"{searched['latency_ms']:.3g} ms", change))
     return rows
 
 
-def _seconds(result: dict[str, Any]) -> str:
+def seconds(result: Mapping[str, Any]) -> str:
+    """How long each part of a run took."""
     return ", ".join(f"{stage} {value:.{1 if value < 10 else 0}f} s" for stage, value in result["seconds"].items())
 
 
@@ -112,30 +153,7 @@ def _picture(path: PurePath) -> str:
     return f"![{run}{path.stem}]({path.as_posix()})"
 
 
-def _means(runs: Sequence[Finished]) -> list[str]:
-    lines = [
-        "| model | data | split | method | budget | seeds | dense top-1 | top-1 | MACs | parameters | speed-up |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for cell in cells(runs):
-        share = cell.target / cell.runs[0].result["budget"]["dense"]
-        fast = [factor for factor in (speedup(run.result) for run in cell.runs) if factor is not None]
-        factor = math.exp(sum(map(math.log, fast)) / len(fast)) if fast else None
-        words = [cell.model, cell.data, cell.split, cell.label, f"{human(cell.target)} {UNITS[cell.kind]} ({share:.0%})"]
-        words += [str(len(cell.runs)), str(cell.mean("dense", "top1")), str(cell.mean("searched", "top1"))]
-        words += [human(cell.mean("searched", name).mean) for name in ("macs", "params")]
-        lines.append("| " + " | ".join([*words, "" if factor is None else f"{factor:.2f}"]) + " |")
-    return lines
-
-
-def _all(runs: Sequence[Finished]) -> list[str]:
-    lines = ["| run | top-1 | MACs | parameters | latency ms | device | commit |", "|---|---|---|---|---|---|---|"]
-    for run in runs:
-        found, where = run.result["searched"], run.result["environment"]
-        latency = "" if found["latency_ms"] is None else f"{found['latency_ms']:.3g}"
-        commit = (where["commit"] or "")[:10] + (" (changed)" if where.get("dirty") else "")
-        lines.append(
-            f"| {run.result['run_key']} | {found['top1']:.2f} | {human(found['macs'])} | {human(found['params'])} | {latency} "
-            f"| {where['device']} | {commit} |"
-        )
-    return lines
+def _piped(header: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[str]:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *([entry.words for entry in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]

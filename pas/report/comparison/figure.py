@@ -11,11 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from pas.amount import UNITS
 from pas.report.comparison.caption import title
 from pas.report.comparison.lines import Line, cells_of, kinds_of, results_of, stages_of
-from pas.report.figures import COLOURS, INK, figure_of, plain, save
+from pas.report.figures import COLOURS, INK, figure_of, plain, save, style
 
-MARKERS = "osD^vP*Xdph<>"
-DASHES = ("-", "--", ":")
-"""Where the colours begin again, the next of these."""
 WORDS = {"cut": "right after the cut", "renorm": "norms re-estimated", "epoch": "after one epoch", "end": "at the end"}
 SAME = 0.05
 """Top-1 of one dense parent, measured twice, differs by less."""
@@ -57,7 +54,7 @@ def _curves(lines: Sequence[Line], path: Path) -> Path:
             known = sorted((cost.mean, value.mean, value.std) for cost, value in points if cost is not None and value is not None)
             if known:
                 cost, mean, std = zip(*known, strict=True)
-                axes.errorbar(cost, mean, std if any(std) else None, **_style(number), ms=4, lw=1.3, capsize=2, label=row)
+                axes.errorbar(cost, mean, std if any(std) else None, **style(number), ms=4, lw=1.3, capsize=2, label=row)
         axes.axhline(_dense(lines), color=INK, lw=0.9, ls="--", label="dense")
         axes.set_title(WORDS[stage], fontsize=9, color=INK, loc="left")
         axes.set_xlabel(f"share of the dense {'latency' if kind == 'latency' else UNITS[kind]}")
@@ -109,11 +106,6 @@ def _panel(axes: Axes, group: Sequence[Line], stage: str) -> None:
     axes.margins(x=0.08)
     axes.set_xlabel("top-1 (%)")
     plain(axes)
-
-
-def _style(number: int) -> dict[str, str]:
-    turn, colour = divmod(number, len(COLOURS))
-    return {"color": COLOURS[colour], "marker": MARKERS[number % len(MARKERS)], "ls": DASHES[turn % len(DASHES)]}
 
 
 def _kind(lines: Sequence[Line]) -> str:
