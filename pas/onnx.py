@@ -52,6 +52,7 @@ def export(model: nn.Module, example: Tensor, path: str | Path) -> None:
                 )
                 if _valid(path):
                     break
+            _strip(path)
     except Exception as error:  # both exporters raise many kinds
         raise PasError(f"this network can't be written as ONNX: {_reason(error)}") from error
 
@@ -63,6 +64,17 @@ def _valid(path: str | Path) -> bool:
     except onnx.checker.ValidationError:
         return False
     return True
+
+
+def _strip(path: str | Path) -> None:
+    """Leave out the exporter's notes beside every operator, such as the line of code that it came from, by its path on this machine."""
+    model = onnx.load(path)
+    graph = model.graph
+    nodes = [*graph.node, *(node for function in model.functions for node in function.node)]
+    for one in (model, graph, *nodes, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        one.doc_string = ""
+        del one.metadata_props[:]
+    onnx.save(model, path)
 
 
 def _plain(module: fx.GraphModule) -> None:
