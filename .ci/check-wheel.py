@@ -15,6 +15,7 @@ def problems(wheel: Path) -> list[str]:
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
     wanted = {path.relative_to(ROOT).as_posix() for ending in ("py", "css", "js") for path in (ROOT / "pas").rglob(f"*.{ending}")}
     wanted |= {f"pas/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}  # pas/conf is a link
+    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "pas" / "family").glob("*/*")}
     told = [f"{name} is missing" for name in sorted(wanted - found)]
     told += [f"{name} doesn't belong there" for name in sorted(found - wanted) if not name.startswith(f"{info}/")]
     if not any(name.startswith(info) and name.endswith("LICENSE") for name in found):

@@ -1,12 +1,15 @@
 """Find the width of every layer of a network under a budget.
 
-Names are imported when they are first used, so that the command line answers before torch is loaded.
+Names are imported when they are first used, so that the command line answers before torch is loaded. Published networks become names of
+timm as soon as timm is imported too.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from pas.after_import import after_import
 
 if TYPE_CHECKING:
     from pas import cost as cost
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from pas.errors import PasError as PasError
     from pas.onnx_read.read import from_onnx as from_onnx
     from pas.publish.bundle import load as load
+    from pas.publish.hub import Published as Published
     from pas.search import Search as Search
     from pas.surgery.forms import signature as signature
     from pas.surgery.fuse import fuse as fuse
@@ -27,6 +31,7 @@ _HOMES = {
     "Architecture": "pas.architecture",
     "Budget": "pas.budget",
     "PasError": "pas.errors",
+    "Published": "pas.publish.hub",
     "Search": "pas.search",
     "from_onnx": "pas.onnx_read.read",
     "fuse": "pas.surgery.fuse",
@@ -35,7 +40,9 @@ _HOMES = {
     "signature": "pas.surgery.forms",
     "slice": "pas.surgery.slice",
 }
-__all__ = ["Architecture", "Budget", "PasError", "Search", "cost", "from_onnx", "fuse", "load", "mask", "signature", "slice"]
+__all__ = [
+    "Architecture", "Budget", "PasError", "Published", "Search", "cost", "from_onnx", "fuse", "load", "mask", "signature", "slice"
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -48,3 +55,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+after_import("timm", lambda: importlib.import_module("pas.publish.registry").register())

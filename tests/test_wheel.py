@@ -14,7 +14,8 @@ INFO = {"pas-0.1.0.dist-info/entry_points.txt": "[console_scripts]\npas = pas.cl
 def whole() -> dict[str, str]:
     code = [path.relative_to(ROOT).as_posix() for ending in ("py", "css", "js") for path in (ROOT / "pas").rglob(f"*.{ending}")]
     conf = [f"pas/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")]
-    return dict.fromkeys([*code, *conf], "") | INFO
+    family = [path.relative_to(ROOT).as_posix() for path in (ROOT / "pas" / "family").glob("*/*")]
+    return dict.fromkeys([*code, *conf, *family], "") | INFO
 
 
 def check(files: dict[str, str], folder: Path) -> tuple[int, list[str]]:

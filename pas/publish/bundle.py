@@ -3,20 +3,22 @@
 JSON, safetensors and ONNX only. Nothing in a bundle is imported, instantiated by name or executed: a network is rebuilt
 by making its backbone, which must be one that `pas.models` knows or lie in the bundle as an ONNX graph without weights, and
 slicing it. Digests of its files lie in `config.json`,
-so that a damaged or edited bundle is refused instead of giving another network.
+so that a damaged or edited bundle is refused instead of giving another network. A published bundle may hold more (see
+`pas.publish.publication`): a figure, and further forms of the network, which `pas` writes and never reads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
+from timm.models import get_pretrained_cfg
 from torch import nn
 
 from pas import models, onnx
@@ -24,6 +26,7 @@ from pas.architecture import Architecture, read_architecture
 from pas.disk import digest, json_digest, parse_json, write_bytes, write_text, writing
 from pas.errors import PasError
 from pas.publish.backbone import Backbone
+from pas.publish.names import located
 from pas.surgery.forms import signature
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
@@ -49,6 +52,13 @@ def save(
     """Write a fused network to `folder`. `about`: budget, method, data, metrics; `card`: the text of README.md; `graph`: the
     backbone's skeleton, where that came from an ONNX file.
     """
+    write_network(folder, network, backbone, architecture, graph)
+    names = (*DIGESTED, *([] if graph is None else [GRAPH]))
+    seal(folder, configured(network, backbone, mean=mean, std=std, about=about), names, card)
+
+
+def write_network(folder: Path, network: nn.Module, backbone: Backbone, architecture: Architecture, graph: bytes | None) -> None:
+    """All of a bundle but what says of it what it is (`seal`), which has to be the last."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # a bundle is one when its config.json is there, and only with the files that belong to it
@@ -60,32 +70,49 @@ def save(
         onnx.export(network, backbone.example(), folder / "model.onnx")
     if graph is not None:
         write_bytes(folder / GRAPH, graph)
-    write_text(folder / "README.md", card)
-    size = (backbone.in_chans, backbone.image_size, backbone.image_size)
-    about_pas: dict[str, Any] = {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about}
-    config = {
-        "architecture": backbone.name,
+
+
+def configured(
+    network: nn.Module, backbone: Backbone, *, mean: tuple[float, ...], std: tuple[float, ...], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`config.json` without its digests. timm makes the network from it by the arch `pas_network`, which `import pas` registers."""
+    known, weights = get_pretrained_cfg(backbone.name), network.state_dict()
+    layers = {"first_conv": known.first_conv, "classifier": known.classifier} if known is not None else {}
+    return {
+        "architecture": "pas_network",
         "num_classes": backbone.num_classes,
         "pretrained_cfg": {
-            "input_size": size,
+            "input_size": (backbone.in_chans, backbone.image_size, backbone.image_size),
             "fixed_input_size": False,
             "num_classes": backbone.num_classes,
             "mean": mean,
             "std": std,
+            "interpolation": "bilinear",
+            # folders of images are cut from the centre (pas.data.folder), the other sets are taken whole
+            "crop_pct": 0.875 if about.get("data") == "imagefolder" else 1.0,
+            # which layers timm fits to other images and classes, where they still are what they were in the backbone
+            **{field: name for field, name in layers.items() if isinstance(name, str) and f"{name}.weight" in weights},
         },
-        "pas": about_pas,
+        "pas": {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about},
     }
-    digests = {name: digest((folder / name).read_bytes()) for name in (*DIGESTED, *([] if graph is None else [GRAPH]))}
-    about_pas["sha256"] = digests
-    about_pas["sha256"] = {**digests, FILES[0]: _own_digest(config)}
-    write_text(folder / "config.json", json.dumps(config, indent=1))
+
+
+def seal(folder: Path, config: Mapping[str, Any], names: Iterable[str], card: str) -> None:
+    """Write `README.md`, which may be edited later, and `config.json` with the digests of the files `names` and its own."""
+    write_text(folder / "README.md", card)
+    digests = {name: digest((folder / name).read_bytes()) for name in names}
+    whole = {**config, "pas": {**config["pas"], "sha256": digests}}
+    digests["config.json"] = _own_digest(whole)
+    write_text(folder / "config.json", json.dumps(whole, indent=1))
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """`config.json` of a bundle, checked. Raises PasError when the folder is not a bundle, is damaged, or from a newer version."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise PasError(f"no bundle at {folder}: give the folder that a search wrote (runs/.../bundle)")
+        raise PasError(
+            f"no bundle at {folder}: give the folder that a search wrote (runs/.../bundle), or a published name with PAS_MODELS=FOLDER"
+        )
     missing = [name for name in FILES[:3] if not (folder / name).is_file()]
     if missing and (folder / "bundle").is_dir():
         raise PasError(f"{folder} is a run; its bundle is {folder / 'bundle'}")
@@ -100,6 +127,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             raise PasError(f"{folder} has schema {schema}, newer than {SCHEMA}: update pas to read it")
         if schema > 1 or "sha256" in about:
             _verify(about["sha256"][FILES[0]], _own_digest(config), file)
+            if any(Path(name).name != name for name in about["sha256"]):
+                raise ValueError("it speaks of files outside of its folder")
         Backbone(**backbone).check()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PasError(f"{file} is damaged: {type(error).__name__}: {_line(error)}") from error
@@ -133,23 +162,15 @@ def _verify(expected: object, found: str, path: Path) -> None:
         raise PasError(f"{path} was damaged or changed after the bundle was written: take an intact copy, or search again")
 
 
-def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
-    """The network of a bundle, fused, in eval mode, with its weights.
+def load(name_or_folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The network of a bundle, fused, in eval mode, with its weights: of a folder, or of a published network by its name.
 
     `model`: the dense network, for a bundle whose backbone was a person's own and can't be made by name.
-    Raises PasError when the folder is not a bundle, is damaged, or its backbone is unknown.
+    Raises PasError when there is no such bundle, it is damaged, or its backbone is unknown.
     """
-    folder = Path(folder)
-    backbone, graph = _origin(folder, model)
-    weights = folder / "model.safetensors"
-    architecture, content = architecture_of(folder), read_file(folder, weights.name)
-    try:
-        dense = _dense(backbone, graph, model)
-        network = fuse(slice(dense, signature(dense, backbone.example()), architecture))
-    except PasError as error:
-        raise PasError(f"{folder}: {error}") from error
-    except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
-        raise PasError(f"{folder} describes no network that can be made: {type(error).__name__}: {_line(error)}") from error
+    folder = located(name_or_folder)
+    network, weights = structure(folder, model=model), folder / "model.safetensors"
+    content = read_file(folder, weights.name)
     try:
         network.load_state_dict(from_bytes(content))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -157,6 +178,37 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     except RuntimeError as error:
         raise PasError(f"the weights in {folder} don't fit its architecture: {_line(error)}") from error
     return network
+
+
+def structure(
+    folder: Path, *, model: nn.Module | None = None, num_classes: int | None = None, in_chans: int | None = None, **args: Any
+) -> nn.Module:
+    """The network of a bundle, fused, in eval mode, with other weights.
+
+    Args:
+        model: the dense network, where it was a person's own.
+        num_classes, in_chans, args: other than the bundle's, of a backbone that is made by name: logits, channels of the image, and
+            arguments of timm's constructor.
+
+    Raises PasError as `load` does, and where the backbone can't be made so.
+    """
+    backbone, graph = _origin(folder, model)
+    wanted = replace(
+        backbone,
+        args={**backbone.args, **args},
+        num_classes=backbone.num_classes if num_classes is None else num_classes,
+        in_chans=backbone.in_chans if in_chans is None else in_chans,
+    )
+    if wanted != backbone and (graph is not None or model is not None):
+        raise PasError(f"{folder}: its backbone isn't made by name, so it can't be made with other classes, channels or arguments")
+    architecture = architecture_of(folder)
+    try:
+        dense = _dense(wanted, graph, model)
+        return fuse(slice(dense, signature(dense, wanted.example()), architecture))
+    except PasError as error:
+        raise PasError(f"{folder}: {error}") from error
+    except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
+        raise PasError(f"{folder} describes no network that can be made: {type(error).__name__}: {_line(error)}") from error
 
 
 def dense_of(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:

@@ -9,15 +9,17 @@ from pas.data import Augment, load, make_loader
 from pas.errors import PasError
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
+from pas.publish.names import located
 from pas.tasks import classification
 
 
-def evaluate(folder: str | Path, name: str, root: str | None, entry: str | None = None) -> classification.Metrics:
+def evaluate(name_or_folder: str | Path, name: str, root: str | None, entry: str | None = None) -> classification.Metrics:
     """A bundle on the test split of the data set `name`, on the CPU in fp32. `entry`: what makes the dense network, where it was a
     person's own; it comes from that person, never from the bundle.
 
     Raises PasError when the folder is not a bundle, the data can't be found, or classes or channels don't match.
     """
+    folder = located(name_or_folder)
     backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
     data = load(name, root=root, image_size=backbone.image_size, val_fraction=0.0)
     if data.num_classes != backbone.num_classes or data.channels != backbone.in_chans:
