@@ -149,7 +149,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _verb(group, "evaluate", verbs.evaluate, "top-1 and top-5 of a bundle on the test split of a data set",
                      "pas evaluate runs/RUN/bundle --data digits")  # fmt: skip
-    evaluate.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder that pas search wrote: runs/RUN/bundle")
+    evaluate.add_argument("bundle", metavar="BUNDLE", type=Path,
+                          help="a folder that pas search wrote, runs/RUN/bundle, or a published name")  # fmt: skip
     evaluate.add_argument(
         "--data", required=True, metavar="NAME", help="digits, fashion_mnist, cifar10, cifar100 or imagefolder"
     )
@@ -162,6 +163,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.description = f"{report.description} Every run has a report.html of its own, too; each is one file that needs no other."
     report.add_argument("runs", metavar="RUNS", type=Path, help="the folder that holds the runs, or the folder of one run")
+
+    publish = _verb(group, "publish", verbs.publish, "a finished run's network under a public name, with a model card",
+                    "pas publish runs/RUN --name pas_vgg_s.digits --formats pt2 int8")  # fmt: skip
+    publish.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished run: runs/RUN")
+    publish.add_argument("--name", required=True, metavar="ARCH[.TAG]", help="as in timm: the network, and the recipe of its weights")
+    publish.add_argument("--out", type=Path, default=Path("published"), metavar="FOLDER", help="where the folder ARCH.TAG goes; pas.load "
+                         "and timm find it by its name when PAS_MODELS names FOLDER (default: published)")  # fmt: skip
+    publish.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx (always written), pt2 (a program of "
+                         "torch.export), int8 (for ONNX Runtime; calibrated and measured on the run's data)")  # fmt: skip
+    publish.add_argument("--licence", metavar="TEXT", help="of the data (default: what is known of it)")
+    publish.add_argument("--root", metavar="FOLDER", help="where the data is, for int8 (default: as in the run, or PAS_DATA)")
+    publish.add_argument("--entry", metavar="package.module:function", help="what makes the dense network, where it was your own")
+    publish.add_argument("--force", action="store_true", help="replace another network of that name")
 
     diff = _verb(group, "diff", verbs.diff, "what two searches of one network decided differently, axis by axis",
                  "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -22,20 +23,36 @@ PLAIN = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_/][\w
 """Text that Hydra reads as such without quotes."""
 
 
-def command(file: Path) -> str:
-    """What to type in a shell for the configuration of a run's `config.yaml`. Raises PasError when it can't be read, or when no command of
-    this version gives it, which is tried.
+def command(file: Path, *, elsewhere: bool = False) -> str:
+    """What to type in a shell for the configuration of a run's `config.yaml`. `elsewhere`: for somebody on another machine, without the
+    folders of this one, files by their names.
+
+    Raises PasError when it can't be read, or when no command of this version gives it, which is tried.
     """
+    wanted = settings(file)
     try:
-        wanted = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return shlex.join(["pas", "search", *overrides(_elsewhere(wanted) if elsewhere else wanted)])
+    except (PasError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PasError(f"{file.name} is of another version: {first_line(error)}") from error
+
+
+def settings(file: Path) -> Any:
+    """What a run's `config.yaml` holds. Raises PasError when it can't be read."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PasError(f"there is no {file.name}") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise PasError(f"{file.name} can't be read: {first_line(error)}") from error
-    try:
-        return shlex.join(["pas", "search", *overrides(wanted)])
-    except (PasError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PasError(f"{file.name} is of another version: {first_line(error)}") from error
+
+
+def _elsewhere(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    found = copy.deepcopy(dict(wanted))
+    found["data"]["root"] = found["cost"]["table"] = None
+    for section, name in (("model", "weights"), ("model", "path"), ("options", "start")):
+        if found[section].get(name) is not None:
+            found[section][name] = Path(found[section][name]).name
+    return found
 
 
 def overrides(wanted: Mapping[str, Any]) -> list[str]:

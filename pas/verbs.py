@@ -77,14 +77,38 @@ def evaluate(options: argparse.Namespace) -> int:
     """Measure a bundle on a test split."""
     from pas.publish.bundle import read_config
     from pas.publish.evaluate import evaluate
+    from pas.publish.names import located
 
     metrics = evaluate(options.bundle, options.data, options.root, options.entry)
-    trained = read_config(options.bundle)["pas"].get("data", options.data)
+    trained = read_config(located(options.bundle))["pas"].get("data", options.data)
     if trained != options.data:
         print(f"pas: {options.bundle} was searched on {trained}, not {options.data}", file=sys.stderr)
     print(
         f"{options.data}: top-1 {metrics.top1:.2f} %, top-5 {metrics.top5:.2f} %, loss {metrics.loss:.4f} over {metrics.n} test images"
     )
+    return 0
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Write the published bundle of a run."""
+    from rich.console import Console
+
+    from pas.publish.publication import publish
+
+    progress = Console(stderr=True)
+    folder = publish(
+        options.run,
+        options.name,
+        options.out,
+        formats=options.formats,
+        terms=options.licence,
+        root=options.root,
+        entry=options.entry,
+        force=options.force,
+        say=lambda line: progress.print(line, markup=False, highlight=False),
+    )
+    for file in sorted(folder.iterdir()):
+        print(file)
     return 0
 
 

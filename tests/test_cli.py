@@ -54,6 +54,7 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
         (["evaluate", "--help"], ["example: pas evaluate runs/RUN/bundle --data digits", "PAS_DATA"]),
         (["diff", "--help"], ["example: pas diff runs/RUN runs/OTHER", "--figure", "Exits with"]),
         (["report", "--help"], ["example: pas report runs/"]),
+        (["publish", "--help"], ["example: pas publish runs/RUN --name", "--formats", "PAS_MODELS", "--licence"]),
     ],
 )
 def test_help(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]):
@@ -96,6 +97,8 @@ def test_help_and_refusals_do_not_wait_for_torch(tmp_path: Path):
         (["inspect", "mobilenetv2_1000"], "no model is called 'mobilenetv2_1000': did you mean mobilenetv2_100"),
         (["evaluate", "nowhere", "--data", "digits"], "no bundle at nowhere"),
         (["report", "nowhere"], "no folder nowhere"),
+        (["publish", "nowhere", "--name", "pas_tiny"], "no run at nowhere"),
+        (["publish", "nowhere", "--name", "PaS"], "--name PaS: must be ARCH or ARCH.TAG"),
         (["search", "--lamda", "1"], "--lamda: there is no such option"),
     ],
 )

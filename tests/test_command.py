@@ -43,6 +43,12 @@ def test_the_command_gives_the_configuration(overrides: tuple[str, ...], words: 
         assert found[2:] == words
 
 
+def test_for_another_machine(tmp_path: Path):
+    file = put(tmp_path, "model.weights=/here/net.th", "data.root=/here", "cost.table=/here/table.jsonl", "options.start=/here/runs/first")
+    assert command(file, elsewhere=True) == "pas search model.weights=net.th options.start=first"
+    assert "data.root=/here" in command(file)
+
+
 def test_no_command_is_made_up(tmp_path: Path):
     file = put(tmp_path)
     with pytest.raises(PasError, match=r"there is no nothing.yaml"):

@@ -74,7 +74,7 @@ def check(command: str, forks: Forks, workplace: Path) -> None:
     if words[1] in ("profile", "benchmark"):  # other tests run beside
         words += ["--spread", "1e9"]
     run = next(workplace.glob("runs/repvgg_nano-digits-pas-macs0.5-*/bundle")).parent.relative_to(workplace)
-    names = {"runs/RUN/bundle": f"{run}/bundle", "runs/OTHER": str(run)}
+    names = {"runs/RUN/bundle": f"{run}/bundle", "runs/OTHER": str(run), "runs/RUN": str(run)}
     words = [names.get(word, word) for word in words]
     done = forks.run(*words[1:], folder=workplace)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -103,5 +103,5 @@ def test_command_on_real_data(command: str, forks: Forks, workplace: Path) -> No
 
 
 def test_the_readme_shows_all_verbs() -> None:
-    for verb in ("search", "compare", "inspect", "profile", "benchmark", "evaluate", "diff", "report"):
+    for verb in ("search", "compare", "inspect", "profile", "benchmark", "evaluate", "diff", "report", "publish"):
         assert any(command.startswith(f"pas {verb}") for command in COMMANDS)
