@@ -378,7 +378,7 @@ def test_a_network_of_ones_own_with_norms(runs: Path, tmp_path: Path, monkeypatc
     np.testing.assert_array_equal(program, wanted)
     np.testing.assert_allclose(session, wanted, atol=1e-4 * np.abs(wanted).max())
     assert 'pas.load(".", model=dense)' in card(folder)
-    assert "model=python model.entry=published_nets:make" in card(folder)
+    assert all(f" {word} " in card(folder) for word in ("model=python", "model.entry=published_nets:make", "method=uniform"))
     with pytest.raises(pas.PasError, match="pass it as model="):
         timm.create_model(f"local-dir:{folder}", pretrained=True)
 
