@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pas.amount import UNITS
-from pas.report.comparison.lines import Line, Result, results_of
+from pas.report.comparison.lines import Line, Result, dense_top1, results_of
 from pas.report.comparison.pairs import best, paired
 
 NOTE = (
@@ -27,8 +26,7 @@ LISTED = 5
 def title(cell: str, group: Sequence[Line]) -> str:
     """Network, data, split, top-1 of the dense parent, and the cell."""
     found = results_of(group)
-    dense = statistics.fmean(result["dense"]["top1"] for result in found)
-    words = f"{found[0]['model']} on {found[0]['data']} ({found[0]['split']}), dense {dense:.2f} %"
+    words = f"{found[0]['model']} on {found[0]['data']} ({found[0]['split']}), dense {dense_top1(group):.2f} %"
     return f"{words}: {cell}" if cell else words
 
 
