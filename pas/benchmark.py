@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from pas import models
 from pas.cost.conditions import Conditions
 from pas.cost.measure import Latency, latency, ratio
 from pas.errors import PasError
@@ -36,9 +35,7 @@ def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
     backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
     if wanted != Wanted(wanted.name, wanted.entry):
         raise PasError(f"{folder} has its own image size ({backbone.image_size} px), classes and channels: leave them out")
-    shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
-    own = None if wanted.entry is None else models.from_entry(wanted.entry, {**shape, **backbone.args})
-    dense = bundle.dense_of(folder, model=own)
+    dense = bundle.dense_of(folder, model=backbone.own(wanted.entry))
     return {"dense": fuse(dense), "searched": bundle.load(folder, model=dense)}, backbone.example()
 
 

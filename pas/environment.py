@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         **_commit(),
     }
+
+
+def commit_of(environment: Mapping[str, Any], digits: int | None = None) -> str | None:
+    """The commit that an `environment` holds, and whether its code was changed, in words; None where it isn't known."""
+    commit = environment["commit"]
+    return None if commit is None else commit[:digits] + (" with changes" if environment.get("dirty") else "")
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from pas.axes.capture import in_mode, packet
 from pas.errors import PasError
+from pas.exactness import relative_error
 
 aten = torch.ops.aten
 
@@ -141,10 +141,10 @@ def session_options(threads: int, *, alone: bool = False) -> onnxruntime.Session
 def max_error(model: nn.Module, path: str | Path, example: Tensor) -> float:
     """Largest difference between the file and the network in eval mode, max |a - b| / max |a|, on the CPU."""
     with in_mode(model, training=False):
-        expected = model(example).cpu().numpy()
+        expected = model(example).cpu()
     runtime = session(path, threads=0)
     (found,) = runtime.run(None, {runtime.get_inputs()[0].name: example.cpu().numpy()})
-    return float(np.abs(expected - found).max() / np.abs(expected).max())
+    return relative_error(expected, torch.from_numpy(found))
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from pas.data import Data, load
 from pas.data.loader import stable_seed
 from pas.environment import environment
 from pas.errors import PasError
+from pas.exactness import relative_error
 from pas.keys import method_label, run_key, settings, source_of, variant
 from pas.onnx_read.skeleton import skeleton
 from pas.parent import Parent
@@ -162,9 +163,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
         result["recovery"] = recovery.found
         result["exactness"] = {**exactness, "fuse_onnx": None}
         _publish(setting, plain, architecture, images, result)
-        axes = search.signature.prunable
-        names, dense = [axis.name for axis in axes], [axis.size for axis in axes]
-        figures.widths(names, dense, list(architecture.widths().values()), this.figures / "widths.png", title=this.key)
+        figures.widths_of(architecture, this.figures / "widths.png", title=this.key)
         this.write_json("result.json", result)
         setting.tracker.finish(result)
         return result
@@ -300,7 +299,7 @@ def _error(one: nn.Module, other: nn.Module, images: Tensor) -> float:
     """max |a - b| / max |a| of two networks in eval mode and fp64."""
     with torch.no_grad():
         a, b = (forget(copy.deepcopy(network)).cpu().double().eval()(images.double()) for network in (one, other))
-    return float((a - b).abs().max() / a.abs().max())
+    return relative_error(a, b)
 
 
 def _equal(one: nn.Module, other: nn.Module, images: Tensor) -> bool:

@@ -14,9 +14,10 @@ from results import RESULT
 from rich.console import Console
 
 from pas.errors import PasError
+from pas.report.collect import dense_top1
 from pas.report.comparison.caption import absent, caption
 from pas.report.comparison.figure import are_curves, draw
-from pas.report.comparison.lines import Line, dense_top1, lines
+from pas.report.comparison.lines import Line, lines, results_of
 from pas.report.comparison.numbers import as_csv
 from pas.report.comparison.pairs import Pairing, best, paired
 from pas.report.comparison.table import markdown, show, table
@@ -275,5 +276,5 @@ def test_a_parent_that_was_not_trained_does_not_count() -> None:
     """Of 12 epochs 88 and 90, so 89; of none, for a row that cuts before training, 10."""
     made = [Line(str(top1), "", {0: {**RESULT, "dense": {**RESULT["dense"], "top1": top1}, "epochs": {"dense": epochs}}})
             for top1, epochs in ((88.0, 12), (90.0, 12), (10.0, 0))]  # fmt: skip
-    assert dense_top1(made) == 89
-    assert dense_top1(made[2:]) == 10, "given weights aren't trained either"
+    assert dense_top1(results_of(made)) == 89
+    assert dense_top1(results_of(made[2:])) == 10, "given weights aren't trained either"

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from pas.data.load import NAMES, read
-from pas.data.loader import Augment, FolderLoader, Loader, MemoryLoader, make_loader
+from pas.data.loader import Augment, FolderLoader, Loader, MemoryLoader, make_loader, plain_loader
 from pas.data.sets import Data, FolderSplit, Split, stratified
 from pas.errors import PasError
 
 __all__ = [
-    "NAMES", "Augment", "Data", "FolderLoader", "FolderSplit", "Loader", "MemoryLoader", "Split", "load", "make_loader"
+    "NAMES", "Augment", "Data", "FolderLoader", "FolderSplit", "Loader", "MemoryLoader", "Split", "load", "make_loader",
+    "plain_loader",
 ]  # fmt: skip
 
 

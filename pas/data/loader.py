@@ -179,6 +179,13 @@ def make_loader(
     return MemoryLoader(split, augment=augment if train else Augment(0, False, 0), **common)
 
 
+def plain_loader(data: Data, split: AnySplit, batch_size: int) -> MemoryLoader | FolderLoader:
+    """The images of a split in their order as tests see them, nothing cropped at random, mirrored or blanked; read by this process, on the
+    CPU.
+    """
+    return make_loader(data, split, batch_size=batch_size, train=False, augment=Augment(0, False, 0), seed=0, device="cpu", workers=0)
+
+
 def stable_seed(*parts: int) -> int:
     """A 63-bit number that depends on the parts only, the same in every process and release."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()

@@ -214,7 +214,7 @@ class Pas(Method):
         if self._seen is None:
             return
         seen, self._seen = self._seen, None
-        seen = (distributed.mean(seen)).cpu()  # the gradient of the mean loss, alike on every process
+        seen = distributed.mean(seen).cpu()  # the gradient of the mean loss, alike on every process
         if not bool(seen.isfinite().all()):  # an overflow, whose step a gradient scaler skips
             return
         square = seen.square()

@@ -113,7 +113,7 @@ class Progressive(Method):
         seen, self._seen = self._seen, None
         if seen is None or self.taken > max(self.moments):
             return
-        seen = (distributed.mean(seen)).abs()  # of the mean loss, alike on every process
+        seen = distributed.mean(seen).abs()  # of the mean loss, alike on every process
         before, count = self._sum.to(seen.device), self._count.to(seen.device)
         if self.accumulate == "latest":
             after = seen

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from pas.models.entry import from_entry
 
 # arguments of timm.create_model that read files or the network
 OUTSIDE = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -36,6 +38,11 @@ class Backbone:
         for name in self.args:
             if name in OUTSIDE:
                 raise ValueError(f"backbone.args.{name}: a bundle may not set it")
+
+    def own(self, entry: str | None) -> nn.Module | None:
+        """The dense network by a person's own code; None without an `entry`."""
+        shape = {"num_classes": self.num_classes, "in_chans": self.in_chans}
+        return None if entry is None else from_entry(entry, {**shape, **self.args})
 
     def example(self) -> Tensor:
         """An input of the right shape (1, C, H, W)."""

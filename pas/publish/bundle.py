@@ -144,6 +144,11 @@ def read_file(folder: str | Path, name: str) -> bytes:
     return content
 
 
+def skeleton(folder: str | Path) -> bytes | None:
+    """The graph of the backbone, of a bundle whose network came from an ONNX file."""
+    return read_file(folder, GRAPH) if GRAPH in read_config(folder)["pas"].get("sha256", ()) else None
+
+
 def architecture_of(path: Path) -> Architecture:
     """The architecture in a file, a run's folder or a bundle. Raises PasError when it can't be read, or a bundle's was changed."""
     if (path / "config.json").is_file():
@@ -227,7 +232,7 @@ def _origin(folder: Path, model: nn.Module | None) -> tuple[Backbone, bytes | No
             f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
             f"(on the command line --entry {backbone.name}, if you trust that code)"
         )
-    return backbone, read_file(folder, GRAPH) if GRAPH in about.get("sha256", ()) else None
+    return backbone, skeleton(folder)
 
 
 def _dense(backbone: Backbone, graph: bytes | None, model: nn.Module | None) -> nn.Module:

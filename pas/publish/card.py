@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pas.amount import human
+from pas.environment import commit_of
 from pas.publish import plain
 from pas.publish.backbone import Backbone
 from pas.report.collect import Mean
@@ -110,7 +111,7 @@ def _numbers(result: Mapping[str, Any], backbone: Backbone) -> str:
         conditions = f"batch {latency['batch']}, {latency['runtime']}, {latency['threads']} threads, {latency['dtype']}"
         rows.append(f"| latency, ms ({conditions}) | {dense['latency_ms']:.3g} | {searched['latency_ms']:.3g} |")
         took = f" Latencies are\nmedians on {latency['device']}."
-    commit = f"commit {where['commit'] or 'not known'}{' with changes' if where.get('dirty') else ''}"
+    commit = f"commit {commit_of(where) or 'not known'}"
     table = "\n".join(["| | dense | searched |", "|---|---|---|", *rows])
     return f"""{table}
 

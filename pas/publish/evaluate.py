@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pas import models
-from pas.data import Augment, load, make_loader
+from pas.data import load, plain_loader
 from pas.errors import PasError
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
@@ -27,16 +26,5 @@ def evaluate(name_or_folder: str | Path, name: str, root: str | None, entry: str
             f"{folder} tells {backbone.num_classes} classes apart in images of {backbone.in_chans} channels, "
             f"but {name} has {data.num_classes} classes and {data.channels} channels"
         )
-    loader = make_loader(
-        data,
-        data.test,
-        batch_size=500,
-        train=False,
-        augment=Augment(0, False, 0),
-        seed=0,
-        device="cpu",
-        workers=0,
-    )
-    shape = {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans}
-    dense = None if entry is None else models.from_entry(entry, {**shape, **backbone.args})
-    return classification.evaluate(bundle.load(folder, model=dense), loader, device="cpu", precision="fp32")
+    loader = plain_loader(data, data.test, batch_size=500)
+    return classification.evaluate(bundle.load(folder, model=backbone.own(entry)), loader, device="cpu", precision="fp32")

@@ -16,8 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from pas.axes.capture import silent
-from pas.data import Augment, Data, make_loader
-from pas.data.sets import AnySplit
+from pas.data import Data, plain_loader
 from pas.disk import writing
 from pas.errors import PasError, first_line
 from pas.onnx import session
@@ -40,7 +39,7 @@ def quantise(source: Path, target: Path, data: Data) -> int:
             quantize_static(
                 prepared,
                 target,
-                _Images(_batches(data, chosen)),
+                _Images(x for x, _ in plain_loader(data, chosen, BATCH).epoch(0)),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 reduce_range=True,
@@ -56,8 +55,7 @@ def quantise(source: Path, target: Path, data: Data) -> int:
 
 def top1(path: Path, data: Data, split: str) -> float:
     """Percent of the images of a split that the network in an ONNX file tells right, under ONNX Runtime on the CPU."""
-    loader = make_loader(data, getattr(data, split), batch_size=500, train=False, augment=Augment(0, False, 0), seed=0, device="cpu",
-                         workers=0)  # fmt: skip
+    loader = plain_loader(data, getattr(data, split), batch_size=500)
     return classification.evaluate(_Runtime(path), loader, device="cpu", precision="fp32").top1
 
 
@@ -80,10 +78,3 @@ class _Images(CalibrationDataReader):
     def get_next(self) -> dict[str, object] | None:
         images = next(self.batches, None)
         return None if images is None else {"input": images.numpy()}
-
-
-def _batches(data: Data, split: AnySplit) -> Iterator[Tensor]:
-    """Images as the network sees them in tests: nothing is cropped, mirrored or blanked."""
-    plain = Augment(0, False, 0)
-    loader = make_loader(data, split, batch_size=BATCH, train=False, augment=plain, seed=0, device="cpu", workers=0)
-    return (x for x, _ in loader.epoch(0))

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pas import models, onnx
-from pas.architecture import Architecture
+from pas import onnx
 from pas.axes.capture import in_mode
 from pas.command import command, settings
 from pas.data import load
 from pas.disk import ASIDE, writing
 from pas.errors import PasError
+from pas.exactness import relative_error
 from pas.publish import bundle, int8, program, registry
 from pas.publish.backbone import Backbone
 from pas.publish.card import Facts, Int8, published_card
@@ -76,10 +76,9 @@ def publish(
         raise PasError(f"{source} is not of the run {result['run_key']}: take an intact copy of the run's folder")
     made_by = _made_by(folder)
     _check_place(out / name, name, source, force)
-    own = None if entry is None else models.from_entry(entry, {"num_classes": backbone.num_classes, "in_chans": backbone.in_chans,
-                                                               **backbone.args})  # fmt: skip
+    own = backbone.own(entry)
     network, architecture = bundle.load(source, model=own), bundle.architecture_of(source)
-    graph = bundle.read_file(source, bundle.GRAPH) if bundle.GRAPH in config["pas"].get("sha256", ()) else None
+    graph = bundle.skeleton(source)
     chain = chain_of(network, backbone.example())
     further = asked if chain is not None else {*asked, "pt2"}
     with writing(out):
@@ -88,7 +87,7 @@ def publish(
     try:
         say("writing weights and ONNX")
         bundle.write_network(aside, network, backbone, architecture, graph)
-        _draw(aside, name, architecture)
+        figures.widths_of(architecture, aside / WIDTHS, title=name)
         if "pt2" in further:
             say("writing a program of torch.export")
             program.export(network, backbone.example(), aside / PT2)
@@ -161,12 +160,6 @@ def _check_place(place: Path, name: str, source: Path, force: bool) -> None:
         raise PasError(f"{place} holds another network ({there.get('run_key', 'of an unknown run')}): choose another --out, or --force")
 
 
-def _draw(folder: Path, name: str, architecture: Architecture) -> None:
-    kept = architecture.widths()
-    dense = [architecture.sizes[axis] for axis in kept]
-    figures.widths(list(kept), dense, list(kept.values()), folder / WIDTHS, title=name)
-
-
 def _quantised(aside: Path, folder: Path, result: dict[str, Any], backbone: Backbone, root: str | None) -> Int8:
     """The network in eight bits, calibrated on the images that the run trained on and measured on those that it was measured on."""
     chosen = settings(folder / "config.yaml")["data"]
@@ -206,7 +199,7 @@ def _verify(folder: Path, network: nn.Module, own: nn.Module | None, backbone: B
 def _error(one: nn.Module, other: nn.Module, images: Tensor) -> float:
     with in_mode(one, training=False), in_mode(other, training=False):
         a, b = one(images), other(images)
-    return float((a - b).abs().max() / a.abs().max())
+    return relative_error(a, b)
 
 
 def _put(aside: Path, place: Path) -> None:

@@ -137,6 +137,13 @@ def _asked(budget: dict[str, Any]) -> float:
     return round(budget["share_target"], 4) if budget["kind"] == "latency" and budget.get("relative") else float(budget["target"])
 
 
+def dense_top1(results: Sequence[Mapping[str, Any]]) -> float:
+    """The mean top-1 of the dense parents, in percent; where some weren't trained, as a row cuts before training, that of the others."""
+    epochs = [result.get("epochs", {}).get("dense", 0) for result in results]
+    most = max(epochs)
+    return statistics.fmean(result["dense"]["top1"] for result, count in zip(results, epochs, strict=True) if count == most)
+
+
 def as_csv(runs: Sequence[Finished]) -> str:
     """One row a run."""
     text = io.StringIO()

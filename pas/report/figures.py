@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pas.amount import UNITS
+from pas.architecture import Architecture
 from pas.disk import writing
 from pas.errors import PasError
-from pas.report.collect import Cell
+from pas.report.collect import Cell, dense_top1
 
 LAYERS_A_ROW = 40
 NUMBERED = 24  # up to so many layers in a row, the kept widths are written above the bars
@@ -56,6 +57,12 @@ def widths(names: Sequence[str], dense: Sequence[int], kept: Sequence[int], path
     labels = [labels[0], f"{labels[1]} ({sum(kept):,} of {sum(dense):,} channels, {share:.0%})"]
     figure.legend(handles, labels, loc="outside lower left", ncols=2, frameon=False, fontsize=8)
     return save(figure, path)
+
+
+def widths_of(architecture: Architecture, path: Path, title: str) -> Path:
+    """The same figure of all axes of an architecture."""
+    kept = architecture.widths()
+    return widths(list(kept), [architecture.sizes[name] for name in kept], list(kept.values()), path, title)
 
 
 def pair(
@@ -101,8 +108,8 @@ def front_of(group: Sequence[Cell], width: float = 5.6) -> Figure:
     """
     kind = group[0].kind
     name = "latency_ms" if kind == "latency" else kind
-    whole = [run.result["dense"] for cell in group for run in cell.runs]
-    dense, top1 = (sum(one[key] for one in whole) / len(whole) for key in (name, "top1"))
+    whole = [run.result for cell in group for run in cell.runs]
+    dense, top1 = sum(one["dense"][name] for one in whole) / len(whole), dense_top1(whole)
     methods = sorted({cell.label for cell in group})
     columns = 2 if width > 5 else 1
     figure = figure_of(width, 3.1 + 0.17 * -(-(len(methods) + 1) // columns))

@@ -46,10 +46,8 @@ def write(folder: Path, console: Console | None = None) -> list[Path]:
 
 
 def _figures(run: Finished, found: Sequence[curves.Curve]) -> list[Path]:
-    kept = run.architecture.widths()
-    dense = [run.architecture.sizes[name] for name in kept]
     place, key = run.folder / "figures", run.result["run_key"]
-    made = [figures.widths(list(kept), dense, list(kept.values()), place / "widths.png", title=key)]
+    made = [figures.widths_of(run.architecture, place / "widths.png", title=key)]
     return [*made, curves.curves(found, place / "curves.png", title=key)] if found else made
 
 

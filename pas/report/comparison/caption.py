@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from pas.amount import UNITS
-from pas.report.comparison.lines import Line, Result, dense_top1, results_of
+from pas.environment import commit_of
+from pas.report.collect import dense_top1
+from pas.report.comparison.lines import Line, Result, results_of
 from pas.report.comparison.pairs import best, paired
 
 NOTE = (
@@ -26,7 +27,7 @@ LISTED = 5
 def title(cell: str, group: Sequence[Line]) -> str:
     """Network, data, split, top-1 of the dense parent, and the cell."""
     found = results_of(group)
-    words = f"{found[0]['model']} on {found[0]['data']} ({found[0]['split']}), dense {dense_top1(group):.2f} %"
+    words = f"{found[0]['model']} on {found[0]['data']} ({found[0]['split']}), dense {dense_top1(found):.2f} %"
     return f"{words}: {cell}" if cell else words
 
 
@@ -36,7 +37,7 @@ def caption(group: Sequence[Line], baselines: Sequence[str]) -> str:
     seeds = sorted({seed for line in group for seed in line.results})
     environments = [result["environment"] for result in found]
     devices = _distinct(f"{one['device']}, {_counted(one['threads'], 'thread')}" for one in environments)
-    commits = _distinct(_commit(one) for one in environments)
+    commits = _distinct(commit_of(one, 8) or "unknown" for one in environments)
     words = [*_limits(found), *_epochs(found), _seeds(seeds).capitalize()]
     words.append(f"Device: {devices[0]}" if len(devices) == 1 else f"{len(devices)} devices: {_listed(devices)}")
     words.append(f"Commit: {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits: {_listed(commits)}")
@@ -107,11 +108,6 @@ def _tests(group: Sequence[Line], baselines: Sequence[str]) -> list[str]:
     if any(len(gap.gaps) > 1 and gap.test is None for gap in gaps):
         words.append("No test of differences that are all equal")
     return words
-
-
-def _commit(environment: Mapping[str, Any]) -> str:
-    commit = environment["commit"]
-    return "unknown" if commit is None else commit[:8] + (" with changes" if environment.get("dirty") else "")
 
 
 def _seeds(seeds: Sequence[int]) -> str:

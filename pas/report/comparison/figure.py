@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pas.amount import UNITS
+from pas.report.collect import dense_top1
 from pas.report.comparison.caption import title
-from pas.report.comparison.lines import Line, cells_of, dense_top1, kinds_of, results_of, stages_of
+from pas.report.comparison.lines import Line, cells_of, kinds_of, results_of, stages_of
 from pas.report.figures import COLOURS, INK, figure_of, plain, save, style
 
 WORDS = {"cut": "right after the cut", "renorm": "norms re-estimated", "epoch": "after one epoch", "end": "at the end"}
@@ -55,7 +56,7 @@ def _curves(lines: Sequence[Line], path: Path) -> Path:
             if known:
                 cost, mean, std = zip(*known, strict=True)
                 axes.errorbar(cost, mean, std if any(std) else None, **style(number), ms=4, lw=1.3, capsize=2, label=row)
-        axes.axhline(dense_top1(lines), color=INK, lw=0.9, ls="--", label="dense")
+        axes.axhline(dense_top1(results_of(lines)), color=INK, lw=0.9, ls="--", label="dense")
         axes.set_title(WORDS[stage], fontsize=9, color=INK, loc="left")
         axes.set_xlabel(f"share of the dense {'latency' if kind == 'latency' else UNITS[kind]}")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -94,7 +95,7 @@ def _panel(axes: Axes, group: Sequence[Line], stage: str) -> None:
     for place, mean in known:
         axes.errorbar(mean.mean, place, xerr=mean.std if mean.n > 1 else None, color=COLOURS[0], marker="o", ms=4, capsize=2, lw=1.2)
     low, high = min(mean.mean - mean.std for _, mean in known), max(mean.mean + mean.std for _, mean in known)
-    dense = dense_top1(group)
+    dense = dense_top1(results_of(group))
     words = WORDS[stage]
     if low - FAR * (high - low) <= dense <= high + FAR * (high - low):
         axes.axvline(dense, color=INK, lw=0.9, ls="--")
@@ -110,5 +111,3 @@ def _panel(axes: Axes, group: Sequence[Line], stage: str) -> None:
 
 def _kind(lines: Sequence[Line]) -> str:
     return kinds_of(lines)[0]
-
-

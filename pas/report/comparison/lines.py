@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,13 +64,6 @@ def cells_of(all_lines: Sequence[Line]) -> dict[str, list[Line]]:
     for line in all_lines:
         groups.setdefault(line.cell, []).append(line)
     return groups
-
-
-def dense_top1(lines: Sequence[Line]) -> float:
-    """The mean top-1 of the dense parents, in percent; of rows that cut before training, whose parent isn't trained, it says nothing."""
-    found = results_of(lines)
-    trained = [result.get("epochs", {}).get("dense", 0) for result in found]
-    return statistics.fmean(result["dense"]["top1"] for result, count in zip(found, trained, strict=True) if count == max(trained))
 
 
 def results_of(group: Sequence[Line]) -> list[Result]:

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from pas.command import command
+from pas.environment import commit_of
 from pas.errors import PasError
 from pas.report.collect import Finished
 from pas.report.comparison.figure import WORDS
@@ -56,9 +57,8 @@ def _bar(dense: float, kept: float, whole: float) -> Element:
 
 
 def _command(run: Finished) -> list[Element]:
-    environment = run.result["environment"]
-    commit = environment["commit"]
-    at = "an unknown commit" if commit is None else f"commit {commit[:10]}" + (" with changes" if environment.get("dirty") else "")
+    commit = commit_of(run.result["environment"], 10)
+    at = "an unknown commit" if commit is None else f"commit {commit}"
     try:
         words = command(run.folder / "config.yaml")
     except PasError as error:
