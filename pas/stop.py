@@ -58,8 +58,8 @@ def asked() -> Iterator[Callable[[], int | None]]:
             if noted:
                 raise Stopped(noted[0]) from error
             raise
-        if noted:  # it came after the last look
-            raise Stopped(noted[0])
+    if noted:  # it came after the last look
+        raise Stopped(noted[0])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pas.cli import main
 from pas.comparison.beside import beside
 from pas.comparison.jobs import folder_of, jobs
 from pas.comparison.plan import pieces
-from pas.comparison.runs import remaining
+from pas.comparison.runs import make, remaining
 from pas.compose import compose
 from pas.errors import PasError
 from pas.keys import dense_key, run_key
@@ -29,6 +29,7 @@ from pas.report.collect import collect
 from pas.report.comparison.lines import lines
 from pas.report.comparison.table import table
 from pas.runs import run_folder
+from pas.stop import Stopped, stoppable
 
 QUICK = ["data.subset=200", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.runtime=torch",
          "cost.repeats=3", "cost.warmup=0", "hardware.threads=1", "hardware.device=cpu"]  # fmt: skip
@@ -255,6 +256,23 @@ def test_a_comparison_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytes
     again = capsys.readouterr()
     assert "3 of 3 runs are there already" in again.err
     assert again.out == shown.out
+
+
+def test_a_signal_while_a_run_starts_reaches_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class SignalledAtOnce(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: object, **settings: object) -> None:
+            super().__init__(*arguments, **settings)  # type: ignore[call-overload]
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", SignalledAtOnce)
+    words = [*QUICK, "method=uniform,magnitude", "seed=0", f"paths.runs={tmp_path / 'runs'}"]
+    with pytest.raises(Stopped), stoppable():
+        make(jobs(words), tmp_path / "kept", 2, lambda _: None)
+    assert len(started) == 1
+    assert started[0].poll() is not None, "it goes on though its comparison has ended"
 
 
 @pytest.mark.parametrize("name", ["cifar10_resnet20_untuned", "cifar10_resnet20_methods", "fashion_mnist_methods"])

@@ -17,6 +17,7 @@ from pas.disk import write_bytes
 from pas.keys import dense_key, source_of
 from pas.result import FILE, read_result
 from pas.runs import run_folder
+from pas.stop import asked
 
 COPIED = ("architecture.json", FILE)
 """What is kept of a run beside its comparison's table; the last one says that it is finished."""
@@ -74,7 +75,8 @@ def make(jobs: Sequence[Job], folder: Path, processes: int, say: Callable[[str],
                 continue
             waiting.remove(ready)
             say(f"{ready.name}: starts")
-            running[_started(ready, folder, quiet=processes > 1)] = Running(ready, time.monotonic())
+            with asked():  # a signal that came between the start and the note of it would leave the run behind
+                running[_started(ready, folder, quiet=processes > 1)] = Running(ready, time.monotonic())
     except BaseException:
         _stop(running)
         raise
@@ -110,9 +112,9 @@ def _started(job: Job, folder: Path, *, quiet: bool) -> Process:
 
 def _stop(running: Collection[Process]) -> None:
     """Let the runs save their state; who doesn't want to wait for that asks again."""
-    for process in running:
-        process.terminate()
     try:
+        for process in running:
+            process.terminate()
         for process in running:
             process.wait()
     except BaseException:
