@@ -275,7 +275,9 @@ def test_a_signal_while_a_run_starts_reaches_the_run(tmp_path: Path, monkeypatch
     assert started[0].poll() is not None, "it goes on though its comparison has ended"
 
 
-@pytest.mark.parametrize("name", ["cifar10_resnet20_untuned", "cifar10_resnet20_methods", "fashion_mnist_methods"])
+@pytest.mark.parametrize(
+    "name", ["cifar10_resnet20_untuned", "cifar10_resnet20_methods", "fashion_mnist_methods", "fashion_mnist_repvgg_scarce"]
+)
 def test_the_experiments_are_comparisons(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAS_DATA", "/nowhere")
     found = jobs([f"experiment={name}", "seed=0"])
