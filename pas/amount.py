@@ -59,3 +59,11 @@ def human(value: float) -> str:
             scaled = value / scale
             return f"{scaled:.2f} {unit}" if scaled < 10 else f"{scaled:.1f} {unit}" if scaled < 100 else f"{scaled:.0f} {unit}"
     return f"{value:.4g}"
+
+
+def time_in_words(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for unit, scale, least in (("h", 3600.0, 2.0), ("min", 60.0, 2.0), ("s", 1.0, 1.0)):
+        if seconds >= least * scale:
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{1000 * seconds:.0f} ms"

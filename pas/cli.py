@@ -177,6 +177,16 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--entry", metavar="package.module:function", help="what makes the dense network, where it was your own")
     publish.add_argument("--force", action="store_true", help="replace another network of that name")
 
+    table = _verb(group, "table", verbs.table, "a table of the project's experiments, from the results that lie beside it",
+                  "pas table search_cost")  # fmt: skip
+    table.description = (
+        f"{table.description} Nothing is trained: means over seeds come from result files, published numbers with their sources from "
+        "table.yaml. Prints Markdown, and writes table.md, table.csv and, where a figure helps, table.png beside it."
+    )
+    table.add_argument("name", metavar="NAME", nargs="?", help="a folder below experiments/ that holds a table.yaml")
+    table.add_argument("--list", action="store_true", help="name the tables, and how many of this project's rows have been run")
+    table.add_argument("--folder", type=Path, metavar="FOLDER", help="the experiments (default: experiments/ here or above)")
+
     diff = _verb(group, "diff", verbs.diff, "what two searches of one network decided differently, axis by axis",
                  "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip
     diff.description = f"{diff.description} Exits with 0 when they are equal, 1 when they differ, 2 on trouble."

@@ -141,6 +141,26 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def table(options: argparse.Namespace) -> int:
+    """Make a table of the experiments again, or list those that there are."""
+    from pas import tables
+
+    folder = tables.experiments(options.folder)
+    if options.list:
+        for name in tables.names(folder):
+            made = tables.make(folder, name)
+            filled, rows = made.filled
+            print(f"{name:{max(map(len, tables.names(folder)))}}  {filled} of {rows} rows run  {made.table.title}")
+        return 0
+    if options.name is None:
+        raise PasError("say which table: pas table NAME; pas table --list names them")
+    text, files = tables.write(tables.make(folder, options.name))
+    print(text, end="")
+    for file in files:
+        print(f"wrote {file}", file=sys.stderr)
+    return 0
+
+
 def _wanted(options: argparse.Namespace) -> Wanted:
     """The network that was named."""
     from pas.wanted import Wanted

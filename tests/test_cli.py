@@ -55,6 +55,7 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
         (["diff", "--help"], ["example: pas diff runs/RUN runs/OTHER", "--figure", "Exits with"]),
         (["report", "--help"], ["example: pas report runs/"]),
         (["publish", "--help"], ["example: pas publish runs/RUN --name", "--formats", "PAS_MODELS", "--licence"]),
+        (["table", "--help"], ["example: pas table search_cost", "--list", "table.yaml"]),
     ],
 )
 def test_help(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]):

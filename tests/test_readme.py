@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def workplace(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     network = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     onnx.export(network, torch.zeros(1, 1, 32, 32), folder / "net.onnx")
+    shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=shutil.ignore_patterns("coverage", "latency", "h100"))
     return folder
 
 
@@ -103,5 +105,5 @@ def test_command_on_real_data(command: str, forks: Forks, workplace: Path) -> No
 
 
 def test_the_readme_shows_all_verbs() -> None:
-    for verb in ("search", "compare", "inspect", "profile", "benchmark", "evaluate", "diff", "report", "publish"):
+    for verb in ("search", "compare", "inspect", "profile", "benchmark", "evaluate", "diff", "report", "publish", "table"):
         assert any(command.startswith(f"pas {verb}") for command in COMMANDS)

@@ -9,10 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from pas import pipeline
+from pas.amount import time_in_words
 from pas.comparison.jobs import Job, unfinished
 from pas.errors import PasError
 from pas.keys import dense_key, run_key, source_of
-from pas.report.plan import Plan, show, time_in_words
+from pas.report.plan import Plan, show
 
 
 def rehearse(found: Sequence[Job], folder: Path, processes: int) -> int:

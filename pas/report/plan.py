@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pas.amount import human
+from pas.amount import human, time_in_words
 from pas.axes.signature import Axis
 from pas.cost.macs import KINDS
 from pas.report.table import UNITS
@@ -165,14 +165,6 @@ def _judging(stage: Stage) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def time_in_words(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    for unit, scale, least in (("h", 3600.0, 2.0), ("min", 60.0, 2.0), ("s", 1.0, 1.0)):
-        if seconds >= least * scale:
-            return f"{seconds / scale:.1f} {unit}"
-    return f"{1000 * seconds:.0f} ms"
 
 
 def _memory(memory: Memory) -> str:

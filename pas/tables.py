@@ -1,0 +1,75 @@
+"""`pas table`: a table of the project's experiments, made again from the results that lie beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pas.disk import write_text
+from pas.errors import PasError
+from pas.refusal import near
+from pas.report.tables.cells import Cell, cells, results_of
+from pas.report.tables.spec import FILE, Table, read
+from pas.report.tables.text import as_csv, markdown
+
+FOLDER = "experiments"
+MARKDOWN, CSV, FIGURE = "table.md", "table.csv", "table.png"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table: where it lies, what it shows, and its cells by row and column."""
+
+    folder: Path
+    table: Table
+    cells: dict[tuple[str, str], Cell]
+
+    @property
+    def filled(self) -> tuple[int, int]:
+        """How many of the rows that this project can fill have results, and how many there are."""
+        ours = [name for name, row in self.table.rows.items() if row.runs is not None]
+        return sum(any(self.cells[name, label].results for label in self.table.columns) for name in ours), len(ours)
+
+
+def experiments(given: Path | None) -> Path:
+    """The folder of the experiments: the one that is given, or `experiments` in the current directory or above it.
+
+    Raises PasError when there is none with a table in it.
+    """
+    here = Path.cwd()
+    for folder in [given] if given is not None else [one / FOLDER for one in (here, *here.parents)]:
+        if names(folder):
+            return folder
+    where = f"{given} holds no {FILE}" if given is not None else f"no folder {FOLDER} with tables here or above"
+    raise PasError(f"{where}: go to a checkout of the project, or give its folder with --folder {FOLDER}")
+
+
+def names(folder: Path) -> list[str]:
+    """The tables of a folder of experiments, such as "search_cost" or "cifar10_resnet20/methods"."""
+    return sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob(FILE)) if folder.is_dir() else []
+
+
+def make(folder: Path, name: str) -> Made:
+    """The table of this name. Raises PasError when there is none, or for a file that doesn't fit."""
+    known = names(folder)
+    if name not in known:
+        raise PasError(f"no table {name!r} in {folder}; {near(name, known)}")
+    place = folder / name
+    table = read(place)
+    try:
+        return Made(place, table, cells(table, results_of(table, place)))
+    except PasError as error:
+        raise PasError(f"{place / FILE}: {error}") from error
+
+
+def write(made: Made) -> tuple[str, list[Path]]:
+    """Write a table as Markdown, as CSV, and as a figure where it asks for one and there are numbers; the Markdown, and the files."""
+    figure = None
+    if made.table.figure is not None:
+        from pas.report.tables.figure import draw
+
+        figure = draw(made.table, made.cells, made.folder / FIGURE)
+    text = markdown(made.table, made.cells, FIGURE if figure else None)
+    write_text(made.folder / MARKDOWN, text)
+    write_text(made.folder / CSV, as_csv(made.table, made.cells))
+    return text, [made.folder / MARKDOWN, made.folder / CSV, *([figure] if figure else [])]
