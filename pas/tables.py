@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pas.comparison.beside import read as read_beside
 from pas.disk import write_text
 from pas.errors import PasError
 from pas.refusal import near
-from pas.report.tables.cells import Cell, cells, results_of
+from pas.report.tables.cells import Cell, cells
+from pas.report.tables.quantities import Result
 from pas.report.tables.spec import FILE, Table, read
 from pas.report.tables.text import as_csv, markdown
+from pas.result import FILE as RESULT
+from pas.result import read_result
 
 FOLDER = "experiments"
 MARKDOWN, CSV, FIGURE = "table.md", "table.csv", "table.png"
@@ -60,6 +64,20 @@ def make(folder: Path, name: str) -> Made:
         return Made(place, table, cells(table, results_of(table, place)))
     except PasError as error:
         raise PasError(f"{place / FILE}: {error}") from error
+
+
+def results_of(table: Table, folder: Path) -> list[Result]:
+    """All results that lie where the table looks, in the order of their names: those of runs in folders of their own, and those of other
+    programs as in the folder `beside` of a comparison. Raises PasError for a damaged one.
+    """
+    found: list[Result] = []
+    for place in table.results:
+        for path in sorted((folder / place).glob(f"*/{RESULT}")):
+            result = read_result(path)
+            assert result is not None  # the file was just found
+            found.append(result)
+        found += [read_beside(path) for path in sorted((folder / place).glob("*.json"))]
+    return found
 
 
 def write(made: Made) -> tuple[str, list[Path]]:

@@ -21,10 +21,10 @@ from pas.compose import compose, compose_all
 from pas.config import Config
 from pas.errors import PasError
 from pas.keys import method_label
-from pas.report.tables.cells import cells, results_of
+from pas.report.tables.cells import cells
 from pas.report.tables.spec import read
 from pas.report.tables.text import results_behind
-from pas.tables import CSV, MARKDOWN, make, names, write
+from pas.tables import CSV, MARKDOWN, make, names, results_of, write
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -227,9 +227,9 @@ def test_rows_are_those_of_the_comparison(name: str) -> None:
         assert {result["run_key"] for result in results_behind(made.table, made.cells, row)} == keys
 
 
-def test_rows_of_the_methods_are_those_of_their_comparison() -> None:
-    folder = EXPERIMENTS / "cifar10_resnet20" / "methods"
-    made = make(EXPERIMENTS, "cifar10_resnet20/methods")
+@pytest.mark.parametrize("name", ["cifar10_resnet20/methods", "fashion_mnist_methods"])
+def test_rows_of_the_methods_are_those_of_their_comparison(name: str) -> None:
+    folder, made = EXPERIMENTS / name, make(EXPERIMENTS, name)
     keys: dict[str, set[str]] = {}
     for line in csv.DictReader(io.StringIO((folder / "comparison.csv").read_text())):
         keys.setdefault(line["row"], set()).add(line["run_key"])

@@ -32,7 +32,7 @@ def beside(folder: Path, cells: Collection[str], taken: Collection[tuple[str, st
     """
     found: dict[tuple[str, str, int], Placed] = {}
     for path in sorted(folder.glob("beside/*.json")):
-        result = _read(path)
+        result = read(path)
         place = (result["row"], result["cell"], result["seed"])
         if place[1] not in cells:
             continue
@@ -43,7 +43,8 @@ def beside(folder: Path, cells: Collection[str], taken: Collection[tuple[str, st
     return list(found.values())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """One of these results; its method is its row. Raises PasError when it is damaged or lacks a field."""
     try:
         result = parse_json(path.read_bytes())
     except ValueError as error:

@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pas.errors import PasError
 from pas.report.tables.quantities import QUANTITIES, Result
 from pas.report.tables.spec import SHARE, Row, Table, listed
-from pas.result import FILE, read_result
+from pas.result import FILE
 
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)x?")
 """What a published value has to be to be drawn: 93.77, +0.24, 2.13x."""
@@ -33,17 +32,6 @@ class Cell:
     def mean(self) -> float | None:
         """The number of the cell, if it is one."""
         return sum(self.values.values()) / len(self.values) if self.values else self.number
-
-
-def results_of(table: Table, folder: Path) -> list[Result]:
-    """All results that lie where the table looks, in the order of their folders' names. Raises PasError for a damaged one."""
-    found: list[Result] = []
-    for place in table.results:
-        for path in sorted((folder / place).glob(f"*/{FILE}")):
-            result = read_result(path)
-            assert result is not None  # the file was just found
-            found.append(result)
-    return found
 
 
 def cells(table: Table, results: Sequence[Result]) -> dict[tuple[str, str], Cell]:
@@ -90,7 +78,7 @@ def _matching(table: Table, results: Sequence[Result], name: str, label: str) ->
             if twin is not result and twin["run_key"] != result["run_key"]:
                 raise PasError(
                     f"row {name!r}, column {label!r}: {twin['run_key']} and {result['run_key']} are both of seed {result['seed']}; "
-                    f"say which, by share or a field of {FILE}, such as settings: {json.dumps(result['settings'])}"
+                    f"say which, by share or a field of {FILE}, such as settings: {json.dumps(result.get('settings'))}"
                 )
     return dict(sorted(found.items()))
 

@@ -48,7 +48,7 @@ def _number(part: str, name: str) -> Callable[[Result], float | None]:
 
 def _hours(*stages: str) -> Callable[[Result], float | None]:
     """Of all devices together."""
-    return lambda result: sum(result["seconds"][stage] for stage in stages) * result["environment"].get("processes", 1) / HOUR
+    return lambda result: sum(result["seconds"].get(stage, 0.0) for stage in stages) * result["environment"].get("processes", 1) / HOUR
 
 
 def _less(result: Result) -> float | None:

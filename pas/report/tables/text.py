@@ -80,7 +80,7 @@ def _behind(results: Sequence[Result]) -> list[str]:
     if not results:
         return [NONE, "", "", ""]
     seeds = ", ".join(map(str, sorted({result["seed"] for result in results})))
-    means = [statistics.fmean(result["seconds"][stage] for result in results) for stage in ("prepare", "search", "finetune")]
+    means = [statistics.fmean(result["seconds"].get(stage, 0.0) for result in results) for stage in ("prepare", "search", "finetune")]
     environments = [result["environment"] for result in results]
     return [seeds, _commits(environments), _devices(environments), ", ".join(map(time_in_words, means))]
 
