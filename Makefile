@@ -1,6 +1,7 @@
 # make search   install into .venv (once) and run the default search; ARGS="model=... budget.macs=0.3" is passed on
 # make test     the same, then the tests and their coverage; ARGS="tests/test_config.py -x" runs some tests, without coverage
 # make lint     style and type hints
+# make notebooks   make the notebooks from the .py beside them, with what they show when they are executed
 # make wheel    build the wheel, check what is in it, and run some tests on it in an environment of its own, .venv-wheel
 PYTHON ?= python3
 ARGS ?=
@@ -8,7 +9,7 @@ READY := .venv/.ready
 COVERAGE := --cov=pas --cov-report=term:skip-covered --cov-fail-under=90
 SOURCES := setup.cfg pyproject.toml README.md LICENSE $(shell find pas/ conf/ -name '*.py' -o -name '*.yaml')
 
-.PHONY: search test lint wheel clean
+.PHONY: search test lint notebooks wheel clean
 
 search: $(READY)
 	.venv/bin/pas search $(ARGS)
@@ -19,6 +20,9 @@ test: $(READY)
 lint: $(READY)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+notebooks: $(READY)
+	.venv/bin/python .ci/make-notebooks.py notebooks
 
 wheel: .venv-wheel/.installed
 	.ci/test-wheel .venv-wheel/bin/python
