@@ -160,7 +160,7 @@ class OptionsConfig:
     limited, `snap: hardware` keeps them to the steps that the latency table shows.
 
     `shrink`: shares of the search's steps at which the channels that can't be expected back are cut out for good.
-    `start`: an architecture.json, a run's folder or a bundle whose channels the search starts from.
+    `start`: an architecture.json, a run's folder, a bundle or a published network whose channels the search starts from.
     """
 
     keep: list[str] = field(default_factory=list)

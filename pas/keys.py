@@ -12,6 +12,7 @@ from typing import Any
 from pas.architecture import architecture_file
 from pas.config import Config, MethodConfig
 from pas.disk import digest, json_digest
+from pas.publish.names import located
 
 
 def run_key(config: Config) -> str:
@@ -81,7 +82,7 @@ def _identity(config: Config) -> dict[str, Any]:
     else:
         whole["model"]["path"] = [_weights(part) for part in _parts(Path(config.model.path))]
     if config.options.start is not None:  # what it holds, not where it lies
-        whole["options"]["start"] = digest(architecture_file(Path(config.options.start)).read_bytes())[:8]
+        whole["options"]["start"] = digest(architecture_file(located(config.options.start)).read_bytes())[:8]
     return whole
 
 

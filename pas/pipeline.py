@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from pas.plan import Plan, plan, stand_in
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
+from pas.publish.names import located
 from pas.recovery import Recovery
 from pas.report import figures
 from pas.result import read_result
@@ -122,7 +122,7 @@ def _start(config: Config, console: Console | None) -> Architecture | None:
         if distributed.from_leader(lambda: read_result(run_folder(source))) is None:
             say = console or Console(stderr=True)
             run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
-    return None if file is None else bundle.architecture_of(Path(file))
+    return None if file is None else bundle.architecture_of(located(file))
 
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -223,7 +224,8 @@ def test_by_name(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(pas.PasError, match="no bundle at elsewhere"):
         pas.load("elsewhere")
     monkeypatch.setenv("PAS_MODELS", os.pathsep.join([str(tmp_path), str(known.parent)]))
-    assert names.published() == {"pas_tiny.digits": known}
+    family = {folder.name: folder for folder in names.FAMILY.iterdir() if folder.is_dir()}
+    assert names.published() == {"pas_tiny.digits": known, **family}
     monkeypatch.delenv("PAS_MODELS")
     monkeypatch.setattr(names, "FAMILY", known.parent)  # what comes with the package
     assert names.published() == {"pas_tiny.digits": known}
@@ -273,6 +275,25 @@ def test_tags_have_widths_of_their_own(known: Path, tmp_path: Path, monkeypatch:
     wide, first = (timm.create_model(f"pas_two.{tag}", pretrained=True).eval() for tag in ("wide", "first"))
     assert torch.equal(forward(wide, IMAGES), forward(pas.fuse(dense), IMAGES))
     assert torch.equal(forward(first, IMAGES), forward(pas.load(known), IMAGES))
+
+
+def test_widths_without_weights(tmp_path: Path) -> None:
+    """28 convolutions of the published widths; by hand, with biases and 2048 x 1000 + 1000 of the classifier: 18.66 M parameters."""
+    network = timm.create_model("pas_vgg_b1.authors")
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions[:8]] == [8, 20, 16, 15, 10, 49, 41, 36]
+    assert (len(convolutions), {layer.kernel_size for layer in convolutions}) == (28, {(3, 3)})
+    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(18.66e6, rel=5e-4)
+    assert timm.list_models("pas_vgg_b1*", pretrained=True) == []
+    for loaded in (partial(timm.create_model, "pas_vgg_b1.authors", pretrained=True), partial(pas.load, "pas_vgg_b1")):
+        with pytest.raises(pas.PasError, match=r"widths without weights: timm\.create_model\('local-dir:.*pas_vgg_b1\.authors'\)"):
+            loaded()
+    copy = tmp_path / "copy"
+    shutil.copytree(names.located("pas_vgg_b1"), copy)
+    config = copy / "config.json"
+    config.write_text(config.read_text().replace('"widths"', '"fused"'))
+    with pytest.raises(pas.PasError, match=r"model\.safetensors is missing"):
+        pas.load(copy)
 
 
 def test_timm_by_folder(known: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from results import put
 
-from pas.architecture import read_architecture
 from pas.cli import main
 from pas.comparison.jobs import jobs, result_of
 from pas.compose import compose, compose_all
 from pas.config import Config
 from pas.errors import PasError
 from pas.keys import method_label
+from pas.publish.bundle import architecture_of
+from pas.publish.names import located
 from pas.report.tables.cells import cells
 from pas.report.tables.spec import read
 from pas.report.tables.text import results_behind
@@ -299,7 +300,7 @@ def test_the_published_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tuning.schedule, tuning.warmup_epochs, tuning.decay_norms, config.model.pretrained) == ("cosine", 0, False, False)
     assert (config.train.dense.epochs, config.train.search.epochs, config.method.name) == (0, 0, "given")
     assert config.options.start is not None
-    found = read_architecture(Path(config.options.start))
+    found = architecture_of(located(config.options.start))
     dense, kept = list(found.sizes.values()), list(found.widths().values())
     assert dense == [64, *[128] * 4, *[256] * 6, *[512] * 16, 2048]
     assert kept == [8, 20, 16, 15, 10, 49, 41, 36, 34, 39, 31,

@@ -4,7 +4,8 @@ JSON, safetensors and ONNX only. Nothing in a bundle is imported, instantiated b
 by making its backbone, which must be one that `pas.models` knows or lie in the bundle as an ONNX graph without weights, and
 slicing it. Digests of its files lie in `config.json`,
 so that a damaged or edited bundle is refused instead of giving another network. A published bundle may hold more (see
-`pas.publish.publication`): a figure, and further forms of the network, which `pas` writes and never reads.
+`pas.publish.publication`): a figure, and further forms of the network, which `pas` writes and never reads. One whose form is
+"widths" holds no weights: others published which channels stay, and nothing else.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SCHEMA = 2  # 1 had no digests
 DIGESTED = ("architecture.json", "model.safetensors", "model.onnx")
 GRAPH = "backbone.onnx"
 FILES = ("config.json", "architecture.json", "model.safetensors", "model.onnx", "README.md")
+FUSED, WIDTHS = "fused", "widths"
 
 
 def save(
@@ -55,6 +57,24 @@ def save(
     write_network(folder, network, backbone, architecture, graph)
     names = (*DIGESTED, *([] if graph is None else [GRAPH]))
     seal(folder, configured(network, backbone, mean=mean, std=std, about=about), names, card)
+
+
+def save_widths(
+    folder: Path,
+    backbone: Backbone,
+    architecture: Architecture,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    about: Mapping[str, Any],
+    card: str,
+) -> None:
+    """Write which channels of a network stay, without weights. Arguments as in `save`."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    network = _cut(_dense(backbone, None, None), backbone, architecture)
+    write_text(folder / FILES[1], architecture.to_json())
+    seal(folder, configured(network, backbone, mean=mean, std=std, about={"form": WIDTHS, **about}), FILES[1:2], card)
 
 
 def write_network(folder: Path, network: nn.Module, backbone: Backbone, architecture: Architecture, graph: bytes | None) -> None:
@@ -93,7 +113,7 @@ def configured(
             # which layers timm fits to other images and classes, where they still are what they were in the backbone
             **{field: name for field, name in layers.items() if isinstance(name, str) and f"{name}.weight" in weights},
         },
-        "pas": {"schema": SCHEMA, "form": "fused", "backbone": asdict(backbone), **about},
+        "pas": {"schema": SCHEMA, "form": FUSED, "backbone": asdict(backbone), **about},
     }
 
 
@@ -116,12 +136,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     missing = [name for name in FILES[:3] if not (folder / name).is_file()]
     if missing and (folder / "bundle").is_dir():
         raise PasError(f"{folder} is a run; its bundle is {folder / 'bundle'}")
-    if missing:
+    if missing and missing[0] != FILES[2]:
         raise PasError(f"{folder} is not a bundle: {missing[0]} is missing")
     file = folder / "config.json"
     try:
         config = parse_json(file.read_bytes())
         about = config["pas"]
+        if missing and about.get("form") != WIDTHS:
+            raise PasError(f"{folder} is not a bundle: {missing[0]} is missing")
         schema, backbone = about["schema"], about["backbone"]
         if schema > SCHEMA:
             raise PasError(f"{folder} has schema {schema}, newer than {SCHEMA}: update pas to read it")
@@ -142,6 +164,13 @@ def read_file(folder: str | Path, name: str) -> bytes:
     if "sha256" in about:
         _verify(about["sha256"].get(name), digest(content), path)
     return content
+
+
+def weights_of(folder: Path) -> bytes:
+    """`model.safetensors` as it was saved. Raises PasError for a bundle without weights too."""
+    if read_config(folder)["pas"].get("form") == WIDTHS:
+        raise PasError(f"{folder} has widths without weights: timm.create_model('local-dir:{folder}') makes that network untrained")
+    return read_file(folder, "model.safetensors")
 
 
 def skeleton(folder: str | Path) -> bytes | None:
@@ -171,11 +200,11 @@ def load(name_or_folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
     """The network of a bundle, fused, in eval mode, with its weights: of a folder, or of a published network by its name.
 
     `model`: the dense network, for a bundle whose backbone was a person's own and can't be made by name.
-    Raises PasError when there is no such bundle, it is damaged, or its backbone is unknown.
+    Raises PasError when there is no such bundle, it is damaged, it holds no weights, or its backbone is unknown.
     """
     folder = located(name_or_folder)
+    content = weights_of(folder)
     network, weights = structure(folder, model=model), folder / "model.safetensors"
-    content = read_file(folder, weights.name)
     try:
         network.load_state_dict(from_bytes(content))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -209,11 +238,15 @@ def structure(
     architecture = architecture_of(folder)
     try:
         dense = _dense(wanted, graph, model)
-        return fuse(slice(dense, signature(dense, wanted.example()), architecture))
+        return _cut(dense, wanted, architecture)
     except PasError as error:
         raise PasError(f"{folder}: {error}") from error
     except Exception as error:  # what a file says can be wrong in any way, and each means that it describes no network
         raise PasError(f"{folder} describes no network that can be made: {type(error).__name__}: {_line(error)}") from error
+
+
+def _cut(dense: nn.Module, backbone: Backbone, architecture: Architecture) -> nn.Module:
+    return fuse(slice(dense, signature(dense, backbone.example()), architecture))
 
 
 def dense_of(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:

@@ -48,7 +48,7 @@ def register() -> None:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that an arch of ours is replaced by what lies there now
-            default_cfgs[arch] = DefaultCfg(deque(cfgs), cfgs, is_pretrained=True)
+            default_cfgs[arch] = DefaultCfg(deque(cfgs), cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
             register_model(_entry(arch))
         _folders[arch] = tags
 
@@ -78,7 +78,8 @@ def _cfg(folder: Path) -> PretrainedCfg | None:
     """What timm is told of a bundle. One that can't be read is passed over: it may not keep anybody from importing timm."""
     try:
         found = json.loads((folder / "config.json").read_bytes())["pretrained_cfg"]
-        return PretrainedCfg(file=str(folder / WEIGHTS), **{field: found[field] for field in TOLD if field in found})
+        weights = str(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+        return PretrainedCfg(file=weights, **{field: found[field] for field in TOLD if field in found})
     except (OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(f"the published network in {folder} is passed over: {type(error).__name__}: {error}", stacklevel=2)
         return None
@@ -105,7 +106,7 @@ def _create(
     cfg = resolve_pretrained_cfg(arch, pretrained_cfg, pretrained_cfg_overlay)
     folder = _folder(arch, cfg, cache_dir)
     if pretrained:
-        bundle.read_file(folder, WEIGHTS)  # timm reads it without looking at digests
+        bundle.weights_of(folder)  # timm reads it without looking at digests
         for given, (name, own) in {
             "in_chans": (cfg.first_conv, cfg.input_size[0]),
             "num_classes": (cfg.classifier, cfg.num_classes),
