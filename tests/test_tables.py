@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from pas.errors import PasError
 from pas.keys import method_label
 from pas.publish.bundle import architecture_of
 from pas.publish.names import located
+from pas.report.figures import figure_of
+from pas.report.labels import put_names
 from pas.report.tables.cells import cells
 from pas.report.tables.spec import read
 from pas.report.tables.text import results_behind
@@ -184,6 +187,21 @@ def test_refusals_of_the_command(
     assert error.startswith("pas: ")
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_names_of_points_cover_nothing(tmp_path: Path) -> None:
+    figure = figure_of(6, 4)
+    axes = figure.subplots()
+    points = [(1.0, 1.0), (1.05, 1.0), (1.0, 1.03), (1.04, 1.03), (0.97, 0.99), (3.0, 3.0)]  # five that lie close together
+    axes.plot(*zip(*points, strict=True), "o")
+    axes.set(xlim=(0, 3.05), ylim=(0, 3.3))
+    put_names(axes, points, [f"a name of point {number}" for number in range(6)])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert not any(box.contains(*point) for box in boxes for point in axes.transData.transform(points))
+    assert boxes[-1].x1 < axes.bbox.x1, "the last has no room to the right"
 
 
 def test_tables_do_not_wait_for_torch(folder: Path) -> None:

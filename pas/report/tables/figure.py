@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from pas.report import labels
 from pas.report.figures import COLOURS, GRID, INK, figure_of, plain, save, words
 from pas.report.tables.cells import Cell
 from pas.report.tables.spec import Figure, Table
@@ -26,18 +27,21 @@ def draw(table: Table, cells: Cells, path: Path) -> Path | None:
         return None
     figure = figure_of(6.4, 4.4 if asked.x else 1.1 + 0.24 * len(rows))
     axes = figure.subplots()
+    named: dict[str, tuple[float, float]] = {}
     if asked.x is None:
         _dots(axes, table, cells, asked, rows)
     else:
-        _scatter(axes, table, cells, asked, rows)
+        named = _scatter(axes, table, cells, asked, rows)
     plain(axes)
     if asked.x is None:
         axes.grid(axis="x", color=GRID, lw=0.8)
-    handles, labels = axes.get_legend_handles_labels()
-    shown = dict(zip(labels, handles, strict=True))
+    handles, kinds = axes.get_legend_handles_labels()
+    shown = dict(zip(kinds, handles, strict=True))
     if len(shown) > 1:
         figure.legend(shown.values(), shown.keys(), loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=INK)
     figure.suptitle(words(table.title), x=0.01, ha="left", fontsize=10, color=INK)
+    if named:
+        labels.put_names(axes, list(named.values()), list(named))  # when all else has its place
     return save(figure, path)
 
 
@@ -67,18 +71,20 @@ def _dots(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[str]
     axes.set_xlabel(words(asked.y[0]) if len(asked.y) == 1 else "")
 
 
-def _scatter(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[str]) -> None:
-    """A point a row, with its name."""
+def _scatter(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[str]) -> dict[str, tuple[float, float]]:
+    """A point a row; where each is, by its name."""
     assert asked.x is not None
     label = asked.y[0]
+    named = {}
     for name in rows:
         point = _point(cells, name, asked, label)
         if point is None or point[0] is None:
             continue
         ours = table.rows[name].runs is not None
-        colour, named = (OURS, "this project") if ours else (OTHERS, "published")
-        axes.errorbar(point[0], point[1], _std(cells[name, label]), fmt="s" if ours else "o", ms=5, capsize=3, color=colour, label=named)
-        axes.annotate(words(name), (point[0], point[1]), (5, 3), textcoords="offset points", fontsize=6, color=INK)
+        colour, whose = (OURS, "this project") if ours else (OTHERS, "published")
+        axes.errorbar(point[0], point[1], _std(cells[name, label]), fmt="s" if ours else "o", ms=5, capsize=3, color=colour, label=whose)
+        named[words(name)] = (point[0], point[1])
     axes.margins(x=0.12, y=0.12)
     axes.set_xlabel(words(asked.x))
     axes.set_ylabel(words(label))
+    return named
