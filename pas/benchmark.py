@@ -14,6 +14,7 @@ from pas.cost.measure import Latency, latency, ratio
 from pas.errors import PasError
 from pas.publish import bundle
 from pas.publish.backbone import Backbone
+from pas.publish.names import folder_of
 from pas.surgery.fuse import fuse
 from pas.wanted import Wanted, network
 
@@ -22,11 +23,13 @@ WARMUP = 5
 
 def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
     """The networks to be timed, in their fused form, and an input: of a bundle's folder (then `entry` makes the dense network, where it was
-    one's own) the dense network and the searched one, else that network alone.
+    one's own) or a published name the dense network and the searched one, else that network alone.
 
     Raises PasError when there is no such network, the bundle is damaged, or another image is asked for than the bundle's own.
     """
     folder = Path(wanted.name or "")
+    if not folder.is_dir():
+        folder = folder_of(str(folder)) or folder
     if wanted.name is None or not folder.is_dir():
         if len(folder.parts) > 1 and folder.suffix != ".onnx":
             raise PasError(f"there is no bundle in {folder}: give the folder that pas search wrote, runs/RUN/bundle")
@@ -36,7 +39,7 @@ def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
     if wanted != Wanted(wanted.name, wanted.entry):
         raise PasError(f"{folder} has its own image size ({backbone.image_size} px), classes and channels: leave them out")
     dense = bundle.dense_of(folder, model=backbone.own(wanted.entry))
-    return {"dense": fuse(dense), "searched": bundle.load(folder, model=dense)}, backbone.example()
+    return {"dense": fuse(dense), "searched": bundle.structure(folder, model=dense)}, backbone.example()
 
 
 def benchmark(wanted: Wanted, conditions: Conditions, *, repeats: int) -> dict[str, Latency]:

@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--out", type=Path, metavar="FILE", help="the table's file (default: one for these conditions below PAS_CACHE, or "
                          "~/.cache/pas)")  # fmt: skip
 
-    benchmark = _verb(group, "benchmark", verbs.benchmark, "the latency of a network, or of a bundle beside its dense parent",
+    benchmark = _verb(group, "benchmark", verbs.benchmark,
+                      "the latency of a network, or of a bundle or published network beside its dense parent",
                       "pas benchmark runs/RUN/bundle --threads 2")  # fmt: skip
     _network(benchmark, bundles=True)
     _conditions(benchmark)

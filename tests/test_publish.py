@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import nn
 
 import pas
-from pas import cli, models
+from pas import benchmark, cli, models
 from pas.compose import compose
 from pas.data import load
 from pas.keys import run_key
@@ -31,6 +31,7 @@ from pas.publish import bundle, names, registry
 from pas.publish.chain import Chain, chain_of
 from pas.publish.publication import publish
 from pas.runs import run_folder
+from pas.wanted import Wanted
 
 pytestmark = pytest.mark.usefixtures("exporter")
 
@@ -218,6 +219,7 @@ def test_by_name(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     wanted = forward(pas.load(known), IMAGES)
     assert torch.equal(forward(pas.load("pas_tiny"), IMAGES), wanted)
     assert torch.equal(forward(pas.load("pas_tiny.digits"), IMAGES), wanted)
+    assert set(benchmark.networks(Wanted("pas_tiny"))[0]) == {"dense", "searched"}
     for name in ("pas_tiny.digit", "pas_tin"):
         with pytest.raises(pas.PasError, match=r"did you mean pas_tiny\.digits\?"):
             pas.load(name)

@@ -246,7 +246,7 @@ def test_rows_are_those_of_the_comparison(name: str) -> None:
         assert {result["run_key"] for result in results_behind(made.table, made.cells, row)} == keys
 
 
-@pytest.mark.parametrize("name", ["cifar10_resnet20/methods", "fashion_mnist_methods"])
+@pytest.mark.parametrize("name", ["cifar10_resnet20/methods", "cifar10_resnet20/untuned", "fashion_mnist_methods"])
 def test_rows_of_the_methods_are_those_of_their_comparison(name: str) -> None:
     folder, made = EXPERIMENTS / name, make(EXPERIMENTS, name)
     keys: dict[str, set[str]] = {}

@@ -35,6 +35,12 @@ def published() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def folder_of(name: str) -> Path | None:
+    """The folder of a published network, an arch alone being its first tag; None when nothing is published under that name."""
+    known = published()
+    return next((folder for one, folder in known.items() if name in (one, one.partition(".")[0])), None)
+
+
 def located(name_or_folder: str | Path) -> Path:
     """The folder of a bundle: a path stays what it is, a name (an arch alone: of its first tag) is looked up.
 
@@ -43,10 +49,10 @@ def located(name_or_folder: str | Path) -> Path:
     text = str(name_or_folder)
     if Path(text).exists() or not NAME.fullmatch(text):
         return Path(text)
+    folder = folder_of(text)
+    if folder is not None:
+        return folder
     known = published()
-    matching = [name for name in known if text in (name, name.partition(".")[0])]
-    if matching:
-        return known[matching[0]]
     near = difflib.get_close_matches(text, known, n=4) or [name for name in known if name.partition(".")[0] == text.partition(".")[0]]
     if near:
         raise PasError(f"no published network is called {text!r}: did you mean {', '.join(near)}?")
