@@ -7,7 +7,7 @@ PYTHON ?= python3
 ARGS ?=
 READY := .venv/.ready
 COVERAGE := --cov=pas --cov-report=term:skip-covered --cov-fail-under=90
-SOURCES := setup.cfg pyproject.toml README.md LICENSE $(shell find pas/ conf/ -name '*.py' -o -name '*.yaml')
+SOURCES := setup.cfg pyproject.toml README.md LICENSE $(shell find pas/ conf/ -name '*.py' -o -name '*.yaml' -o -name '*.css' -o -name '*.js' -o -path '*/family/*/*')
 
 .PHONY: search test lint notebooks wheel clean
 

@@ -108,7 +108,8 @@ def _numbers(result: Mapping[str, Any], backbone: Backbone) -> str:
     took = ""
     if "latency" in result and searched["latency_ms"] is not None:
         latency = result["latency"]
-        conditions = f"batch {latency['batch']}, {latency['runtime']}, {latency['threads']} threads, {latency['dtype']}"
+        threads = f"{latency['threads']} thread{'s' if latency['threads'] != 1 else ''}"
+        conditions = f"batch {latency['batch']}, {latency['runtime']}, {threads}, {latency['dtype']}"
         rows.append(f"| latency, ms ({conditions}) | {dense['latency_ms']:.3g} | {searched['latency_ms']:.3g} |")
         took = f" Latencies are\nmedians on {latency['device']}."
     commit = f"commit {commit_of(where) or 'not known'}"
@@ -142,7 +143,7 @@ def _by_name(name: str) -> str:
     return f"""```python
 import pas
 
-network = pas.load(".")  # this folder; pas.load("{name}") where PAS_MODELS names the folder around it
+network = pas.load(".")  # this folder; pas.load("{name}") where it came with pas, or PAS_MODELS names the folder around it
 ```
 
 ```python
