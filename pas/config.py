@@ -255,6 +255,12 @@ class Config:
     seed: int = field(metadata=at_least(0))
     dry_run: bool = False
 
+    @property
+    def given(self) -> bool:
+        """Whether the dense parent's weights are named, so that there is nothing to train."""
+        model = self.model
+        return self.train.dense.epochs == 0 or model.weights is not None or model.path is not None or model.pretrained
+
     def __post_init__(self) -> None:
         check(self, "")
         if self.model.name == "python" and self.model.entry is None:

@@ -13,9 +13,10 @@ from torch import nn
 
 from pas.disk import digest, parse_json, write_bytes
 from pas.errors import PasError
+from pas.order import TRAINED
 from pas.runs import Run
 
-WEIGHTS, ABOUT = "model.safetensors", "dense.json"
+WEIGHTS, ABOUT = "model.safetensors", TRAINED
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from pas.result import read_result
 from pas.runs import Run, read_metrics
 from pas.search import Search
 from pas.setting import Setting
-from pas.stages import find, finetune, given, last_recipe, make, refuse_early, search_of, train_dense
+from pas.stages import find, finetune, last_recipe, make, refuse_early, search_of, train_dense
 from pas.train.checkpoint import Checkpoint
 from pas.train.recipe import Recipe
 
@@ -189,7 +189,7 @@ def _rehearse(name: str, setting: Setting, stage: Callable[[Rehearsal], T]) -> t
 def _instead(config: Config, first: Plan | None) -> str | None:
     if first is not None:
         return f"that of {first.folder.name}"
-    if given(config):
+    if config.given:
         named = config.model.weights or config.model.path or config.model.pretrained
         return "weights given" if named else "not trained: train.dense.epochs=0"
     folder = Path(config.paths.runs) / dense_key(config)

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -113,6 +114,10 @@ def open_folder(folder: Path, wait: Callable[[str], None] | None = None) -> Iter
     Of several processes only the leader locks and writes. `wait`: takes a line that says whom it waits for while another
     process has the folder; without it that is refused.
 
+    The lock is the system's own (`flock`), which frees it when a process dies, however that happens. Between machines it holds where their
+    shared file system passes it on: NFS does so on Linux, unless it is mounted with `nolock` or `local_lock`, Lustre when mounted with
+    `flock`. One that knows no locks is refused. Of a machine that died the file server keeps the lock until it has missed it for a while.
+
     Raises PasError (in all of them) when another process has it, or nothing can be written there.
     """
     from pas import distributed  # loads torch
@@ -166,7 +171,7 @@ def _locked(folder: Path, wait: Callable[[str], None] | None) -> Iterator[None]:
                 wait(f"{holder}: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             lock.truncate(0)
-            lock.write(str(os.getpid()).encode())
+            lock.write(f"{os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

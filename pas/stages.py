@@ -46,7 +46,7 @@ def prepare(setting: Setting, start: Architecture | None) -> Parent:
     random_seed(config.seed)
     network = make(config, setting.data)
     refuse_early(setting, network, start)
-    if given(config):
+    if config.given:
         return Parent(network, _top1_given(setting, network, recipe.precision), 0.0)
     with open_folder(Path(config.paths.runs) / dense_key(config), wait=setting.say) as shared:
         if not distributed.from_leader(lambda: is_trained(shared.folder)):
@@ -109,11 +109,6 @@ def _refuse_logits(setting: Setting, network: nn.Module) -> None:
             f"{model.label} gives {what} for one image; {setting.config.data.name} has {classes} classes, so it must be "
             f"a tensor of shape (1, {classes}). What is no classifier is searched in a loop of your own, with pas.Search"
         )
-
-
-def given(config: Config) -> bool:
-    """Whether the configuration names the dense parent's weights, so that there is nothing to train."""
-    return config.train.dense.epochs == 0 or config.model.weights is not None or config.model.path is not None or config.model.pretrained
 
 
 def train_dense(setting: Setting, network: nn.Module, shared: Run) -> tuple[nn.Module, float]:
@@ -241,7 +236,7 @@ def finetune(
 
 def dense_epochs(config: Config) -> int:
     """For how many epochs the dense parent was trained here."""
-    return 0 if given(config) else config.train.dense.epochs
+    return 0 if config.given else config.train.dense.epochs
 
 
 def last_recipe(config: Config, search: Search) -> Recipe:

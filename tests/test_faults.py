@@ -251,7 +251,8 @@ def test_a_second_process_is_refused(server: Server, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with open_folder(run_folder(compose([*SHORT, f"paths.runs={runs}"]))):
         assert server.run(runs) == 2
-    assert re.fullmatch(rf"pas: \S+ is in use by process {os.getpid()}: wait for it, or stop it and start again\n", log(runs)), log(runs)
+    refusal = rf"pas: \S+ is in use by process {os.getpid()} on \S+: wait for it, or stop it and start again\n"
+    assert re.fullmatch(refusal, log(runs)), log(runs)
 
 
 def test_a_parent_in_training_is_waited_for(
@@ -266,7 +267,7 @@ def test_a_parent_in_training_is_waited_for(
         for name in ("model.safetensors", "dense.json", "metrics.jsonl"):
             shutil.copy(trained / key / name, runs / key / name)
     assert server.end() == 0, log(runs)
-    assert re.match(rf"\S+/{key} is in use by process {os.getpid()}: waiting for it\n", log(runs)), log(runs)
+    assert re.match(rf"\S+/{key} is in use by process {os.getpid()} on \S+: waiting for it\n", log(runs)), log(runs)
     assert "\ndense " not in log(runs)
     assert differing(left(runs), {name: whole[0][name] for name in ("result", "rows", "weights", "widths")}) == []
 

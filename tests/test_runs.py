@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,12 +50,12 @@ def test_folder_of_a_run(tmp_path: Path):
 def test_second_process_is_refused_and_a_dead_one_is_not_waited_for(tmp_path: Path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(PasError, match=f"is in use by process {holder.pid}:"), open_folder(tmp_path):
+        with pytest.raises(PasError, match=f"is in use by process {holder.pid} on {socket.gethostname()}:"), open_folder(tmp_path):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with open_folder(tmp_path) as run:
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()} on {socket.gethostname()}"
         assert read_metrics(run.folder) == [{"stage": "search", "step": 1}]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pas.comparison.jobs import Job, result_of, unfinished
 from pas.disk import write_bytes
-from pas.keys import dense_key, source_of
+from pas.order import needs
 from pas.result import FILE, read_result
 from pas.runs import run_folder
 from pas.stop import asked
@@ -69,7 +69,7 @@ def make(jobs: Sequence[Job], folder: Path, processes: int, say: Callable[[str],
                     failed.append(ended.job.name)
                 done = f"{total - len(waiting) - len(running)}/{total} {ended.job.name}: {'done' if well else 'failed'}"
                 say(f"{done} after {_minutes(ended.seconds)}{_left(lasted, len(waiting), running.values(), processes)}")
-            ready = next((job for job in waiting if not any(_waits(job, other.job) for other in running.values())), None)
+            ready = _ready(waiting, running.values())
             if ready is None or len(running) >= processes:
                 time.sleep(POLL)
                 continue
@@ -87,6 +87,12 @@ def remaining(lasted: Sequence[float], waiting: int, spent: Sequence[float], pro
     """Seconds until all is done, if every run takes the mean of those that ended; `spent`: by each that is under way."""
     mean = statistics.fmean(lasted)
     return (waiting * mean + sum(max(0.0, mean - seconds) for seconds in spent)) / processes
+
+
+def _ready(waiting: Sequence[Job], running: Collection[Running]) -> Job | None:
+    """The first run that needs nothing of those under way."""
+    made = [needs(one.job.config) for one in running]
+    return next((job for job in waiting if not any(needs(job.config).wait_for(other) for other in made)), None)
 
 
 def _left(lasted: Sequence[float], waiting: int, running: Collection[Running], processes: int) -> str:
@@ -121,22 +127,6 @@ def _stop(running: Collection[Process]) -> None:
         for process in running:
             process.terminate()
         raise
-
-
-def _waits(job: Job, other: Job) -> bool:
-    """Whether another run makes what this one needs: the dense parent of both, or the run whose widths it takes."""
-    parent = Path(job.config.paths.runs) / dense_key(job.config) / "dense.json"
-    if dense_key(job.config) == dense_key(other.config) and job.config.train.dense.epochs and not parent.exists():
-        return True
-    needed = _source(job)
-    return needed is not None and needed in (_source(other), run_folder(other.config))
-
-
-def _source(job: Job) -> Path | None:
-    """The folder of an unfinished run whose widths a control takes."""
-    source = source_of(job.config)
-    folder = None if source is None else run_folder(source)
-    return None if folder is None or (folder / FILE).exists() else folder
 
 
 def _restore(job: Job, folder: Path) -> None:
