@@ -34,12 +34,16 @@ without arguments: a small RepVGG on scikit-learn's digits, half the multiply-ad
   dry_run=true    say what the run would do, its time and its memory, from a few real steps; write nothing
                   (but a latency table in the cache, where latency is limited)
   --cfg job       show the configuration instead of running it
-  --hydra-help    what else Hydra can do, such as hydra/launcher=... for a cluster
+  hydra/launcher=submitit_local   of a sweep: as many runs at a time as there are processors for, each in a process of
+                  its own (hydra.launcher.cpus_per_task=2 for each; hydra.sweeper.max_batch_size=4 at a time)
+  hydra/launcher=submitit_slurm   of a sweep: its runs as jobs of a cluster (hydra.launcher.partition=gpu and so on)
+  --hydra-help    what else Hydra can do
 
 examples:
   pas search budget.macs=0.3 seed=1
   pas search model=repvgg_a0 data=cifar10 budget.macs=0.5 dry_run=true
   pas search -m budget.macs=0.3,0.5,0.7 seed=0,1
+  pas search -m hydra/launcher=submitit_local budget.macs=0.3,0.5,0.7 seed=0,1
   pas search model=repvgg_micro budget.latency=0.7 cost.batch=32
   pas search model=python model.entry=package.module:function data=fashion_mnist
   pas search model=onnx model.path=net.onnx data=fashion_mnist

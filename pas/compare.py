@@ -32,6 +32,8 @@ def compare(arguments: Sequence[str]) -> int:
     """
     if several():
         raise PasError("pas compare starts its runs itself: without torchrun; compare.processes says how many at a time")
+    if any(one.startswith("hydra/launcher=") for one in arguments):
+        raise PasError("pas compare starts its runs itself: leave out hydra/launcher; compare.processes says how many at a time")
     options = [one for one in arguments if one.startswith("-")]
     if options and options != [TABLE_ONLY]:
         raise PasError(f"{options[0]}: there is no such option; `pas compare --help` lists what there is")

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pas.refusal import near, refusal
 
 CONF = Path(__file__).resolve().parent / "conf"
 VERSION_BASE = "1.3"
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
@@ -54,12 +55,47 @@ def completed(overrides: Sequence[str]) -> list[str]:
     return [*overrides[:place], "budget=latency", *overrides[place:]]
 
 
-def compose_all(overrides: Sequence[str]) -> list[Config]:
-    """The configurations of all jobs of a sweep, in Hydra's order. What a sweeper draws by itself is left at its default."""
+def jobs(overrides: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of all jobs of a sweep, in Hydra's order. What a sweeper draws by itself is left at its default."""
     register(overrides)
     with explained(overrides):
         choices = [_choices(one) for one in parse(overrides)]
-    return [compose(job) for job in itertools.product(*(values for values in choices if values))]
+    return list(itertools.product(*(values for values in choices if values)))
+
+
+def compose_all(overrides: Sequence[str]) -> list[Config]:
+    """The configurations of `jobs`."""
+    return [compose(job) for job in jobs(overrides)]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What starts the jobs of a sweep: the class of `hydra/launcher` with its settings, of which `named` were set on the command line.
+
+    `at_once`: jobs at a time (`hydra.sweeper.max_batch_size`), or None. `plain`: Hydra's own sweeper decides which jobs there are, by the
+    command line alone: they are those of `jobs`.
+    """
+
+    target: str
+    settings: dict[str, Any]
+    named: frozenset[str]
+    at_once: int | None
+    plain: bool
+
+
+def launcher(overrides: Sequence[str]) -> Launcher:
+    """The launcher that the overrides of a sweep choose. Raises PasError for one that isn't there, or a setting that it doesn't have."""
+    job = jobs(overrides)[0]
+    with explained(overrides):
+        own = {one.key_or_group: one.input_line or "" for one in parse(overrides) if _of_hydra(one) and one.input_line not in job}
+        with initialize_config_dir(str(CONF), job_name="pas", version_base=VERSION_BASE):
+            node = hydra_compose("config", [*job, *own.values()], return_hydra_config=True).hydra
+        container = OmegaConf.to_container(node.launcher, resolve=True)
+    assert isinstance(container, dict)
+    settings = {str(key): value for key, value in container.items()}
+    target, plain = settings.pop("_target_"), node.sweeper._target_ == SWEEPER and not node.sweeper.params
+    named = frozenset(key.removeprefix("hydra.launcher.") for key in own)
+    return Launcher(target, settings, named, node.sweeper.max_batch_size if plain else None, plain)
 
 
 def to_config(node: DictConfig) -> Config:
@@ -115,13 +151,18 @@ def explained(overrides: Sequence[str]) -> Iterator[None]:
 
 def _choices(override: Override) -> list[str]:
     """All values of one override of a sweep; none where it says nothing about the run itself."""
-    if override.is_hydra_override() or override.key_or_group.startswith("hydra/"):
+    if _of_hydra(override) and override.key_or_group != "hydra.searchpath":
         return []
     if not override.is_sweep_override():
         return [override.input_line or ""]
     if not override.is_discrete_sweep():
         return []
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _of_hydra(override: Override) -> bool:
+    """Whether it says something to Hydra, and nothing about a run; but for the folders where a run's files are looked for."""
+    return override.is_hydra_override() or override.key_or_group.startswith("hydra/")
 
 
 def _check_booleans(parsed: Sequence[Override], node: DictConfig) -> None:
@@ -147,10 +188,10 @@ def _keys(where: str, overrides: Sequence[str]) -> list[str]:
     """The settings under `where`, with the groups chosen as in the overrides where that is possible."""
     if not where:
         return sorted({*groups(), *(one.name for one in fields(Config))})
-    chosen = [one for one in overrides if one.partition("=")[0] in groups() and "," not in one]
+    chosen = [one for one in overrides if one.partition("=")[0] in (*groups(), "hydra/launcher") and "," not in one]
     with initialize_config_dir(str(CONF), version_base=VERSION_BASE):
         try:
-            node = OmegaConf.select(hydra_compose("config", chosen), where)
+            node = OmegaConf.select(hydra_compose("config", chosen, return_hydra_config=True), where)
         except (HydraException, OmegaConfBaseException):
             return []
     return [str(key) for key in node] if isinstance(node, DictConfig) else []

@@ -28,6 +28,17 @@ def told(error: BaseException) -> str | None:
     return None
 
 
+def summary(error: BaseException) -> str:
+    """One line of any error, where `reported` has said the rest."""
+    return told(error) or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def reported(error: Exception) -> str:
+    """All that is to be said of an error at once: its one line, or the traceback of a mistake in the program."""
+    line = told(error)
+    return "".join(traceback.format_exception(error)) if line is None else f"pas: {line}"
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says first, without a full stop."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message").rstrip(".")

@@ -1,27 +1,26 @@
-"""`pas search`: every configuration is checked before the first job starts; then Hydra launches the jobs."""
+"""`pas search`: every configuration is checked before the first job starts; then Hydra launches the jobs, or submitit."""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
 
-from pas.compose import CONF, VERSION_BASE, completed, compose, compose_all, explained, register, to_config
+from pas import submission
+from pas.compose import CONF, VERSION_BASE, completed, compose, compose_all, explained, launcher, register, to_config
+from pas.compose import jobs as jobs_of
 from pas.config import Config
-from pas.errors import AloneError, PasError, told
+from pas.errors import AloneError, PasError, reported, summary
+from pas.job import do, plan, several, shows
 from pas.keys import run_key
-from pas.report import table
-from pas.result import FILE, read_result
+from pas.result import FILE
 from pas.runs import run_folder
 
 
@@ -54,94 +53,80 @@ def _launch(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     if len(overrides) > len(options.overrides):
         arguments = completed(arguments)
     register(overrides)
+    # a configuration of the user's own can't be composed before Hydra knows where it lies
+    elsewhere = options.config_dir or options.config_path or options.config_name
+    _check_launcher(overrides, multirun=options.multirun, elsewhere=elsewhere)
     jobs = None
-    # A configuration of the user's own can't be composed before Hydra knows where it lies.
-    if not (options.config_dir or options.config_path or options.config_name):
+    if not elsewhere:
         jobs = compose_all(overrides) if options.multirun else [compose(overrides)]
     if options.multirun and jobs and all(job.dry_run for job in jobs):  # Hydra would make the folder of the sweep
         return _plan_all(jobs)
+    if options.multirun and jobs:
+        chosen = launcher(overrides)
+        if chosen.plain and chosen.target in submission.CLUSTERS:
+            return _end(jobs, submission.sweep(list(zip(jobs_of(overrides), jobs, strict=True)), chosen), say)
     failures: list[tuple[str, Exception]] = []
     process = os.getpid()
 
     def job(node: DictConfig) -> None:
         try:
-            if options.multirun and _shows():
+            if options.multirun and shows():
                 print(f"\n{_title(jobs)}", file=sys.stderr)
-            _run(to_config(node))
+            do(to_config(node))
         except Exception as error:
             if os.getpid() != process:  # a launcher's own process has to fail for itself
                 raise
             if several() and (isinstance(error, AloneError) or not isinstance(error, PasError)):  # the others know nothing of it
                 raise
             failures.append((" ".join(HydraConfig.get().overrides.task), error))
-            if options.multirun and _shows():  # said at once: it may be hours until the end
-                print(_told(error), file=sys.stderr)
+            if options.multirun and shows():  # said at once: it may be hours until the end
+                print(reported(error), file=sys.stderr)
 
     with explained(overrides), _hydra_raises(), _arguments(arguments):
         hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")(job)()
-    if options.multirun and jobs and len(failures) < len(jobs) and _shows():
+    if failures and not options.multirun:
+        raise failures[0][1]
+    return _end(jobs, [(name, summary(error)) for name, error in failures], say) if options.multirun else 0
+
+
+def _end(jobs: Sequence[Config] | None, failures: Sequence[tuple[str, str]], say: Callable[[str], None]) -> int:
+    """Draw the front of a sweep that has ended and say which of its runs failed and why; the exit code."""
+    if jobs and len(failures) < len(jobs) and shows():
         _fronts(jobs)
     if not failures:
         return 0
-    if not options.multirun:
-        raise failures[0][1]
     total = f" of {len(jobs)}" if jobs else ""
-    lines = [f"  {name}: {_summary(error)}" for name, error in failures]
+    lines = [f"  {name}: {why}" for name, why in failures]
     say("\n".join([f"\npas: {len(failures)}{total} runs failed; the same command does them again:", *lines]))
     return 2
 
 
-def _run(config: Config) -> None:
-    """Run, resume, or only show: a finished run is shown without loading what trains."""
-    if config.dry_run:
-        _plan(config)
+def _check_launcher(overrides: Sequence[str], *, multirun: bool, elsewhere: str | None) -> None:
+    """Refuse a launcher that nobody would ask, one beside another, and one that would know too little of its jobs."""
+    chosen = [one for one in overrides if one.startswith("hydra/launcher=") and one != "hydra/launcher=basic"]
+    if not chosen:
         return
-    folder = run_folder(config)
-    result = _found(folder)
-    if result is None:
-        from pas import pipeline
-
-        result = pipeline.run(config)
-    if _shows():
-        table.show(result, folder, Console())
-
-
-def _found(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished run; of several processes all have to see the same."""
-    if not several():
-        return read_result(folder)
-    from pas.distributed import from_leader
-
-    return from_leader(lambda: read_result(folder))
-
-
-def several() -> bool:
-    """Whether torchrun started this process as one of several; asked without loading torch."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _shows() -> bool:
-    return not several() or os.environ["RANK"] == "0"
-
-
-def _plan(config: Config) -> None:
-    from pas import pipeline
-    from pas.report.plan import show
-
-    plan = pipeline.rehearse(config)
-    if _shows():
-        show(plan, Console())
+    if not multirun:
+        raise PasError(f"{chosen[0]}: launchers start the runs of sweeps: add -m")
+    if several():
+        raise PasError(f"{chosen[0]}: torchrun has started the processes already: leave out one of the two")
+    if elsewhere and chosen[0].startswith("hydra/launcher=submitit_"):
+        raise PasError(f'{chosen[0]}: name the folder of your own configuration by "hydra.searchpath=[file://{elsewhere}]" instead')
 
 
 def _fronts(jobs: Sequence[Config]) -> None:
-    """Draw accuracy against cost over the finished runs of a sweep that has several budgets."""
+    """Draw accuracy against cost over the finished runs of a sweep that has several budgets, but for those whose result can't be read."""
     if all(job.budget == jobs[0].budget for job in jobs):
         return
     from pas.report import page
     from pas.report.collect import read
 
-    finished = [folder for folder in map(run_folder, jobs) if (folder / FILE).exists()]
-    for path in page.fronts(Path(jobs[0].paths.runs), [read(folder) for folder in finished]):
+    finished = []
+    for folder in map(run_folder, jobs):
+        with suppress(PasError):
+            if (folder / FILE).exists():
+                finished.append(read(folder))
+    for path in page.fronts(Path(jobs[0].paths.runs), finished):
         print(f"front: {path}")
 
 
@@ -150,24 +135,14 @@ def _plan_all(jobs: Sequence[Config]) -> int:
     failed = 0
     for number, config in enumerate(jobs, start=1):
         try:
-            if _shows():
+            if shows():
                 print(f"\nrun {number} of {len(jobs)}: {run_key(config)}", flush=True)
-            _plan(config)
+            plan(config)
         except PasError as error:
             failed += 1
-            if _shows():
+            if shows():
                 print(f"pas: {error}", file=sys.stderr, flush=True)
     return 2 if failed else 0
-
-
-def _told(error: Exception) -> str:
-    line = told(error)
-    return "".join(traceback.format_exception(error)) if line is None else f"pas: {line}"
-
-
-def _summary(error: Exception) -> str:
-    """One line of any error; `_told` has shown the rest."""
-    return told(error) or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _title(jobs: Sequence[Config] | None) -> str:

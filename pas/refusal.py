@@ -59,6 +59,8 @@ def _unknown_key(match: re.Match[str], keys: Keys) -> str:
 def _unknown_choice(match: re.Match[str], _: Keys) -> str:
     group, choice = match["path"].rpartition("/")[::2]
     known = match["known"].split()
+    if group == "hydra/launcher" and choice.startswith("submitit_"):
+        return f"{group}={choice}: needs the package hydra-submitit-launcher: pip install hydra-submitit-launcher"
     return f"{group}={choice}: {near(choice, known)}"
 
 

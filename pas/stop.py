@@ -1,4 +1,4 @@
-"""Stopping when asked: Ctrl-C (SIGINT), and the SIGTERM that schedulers send, end a training between two steps."""
+"""Stopping when asked: Ctrl-C (SIGINT), and the SIGTERM and SIGUSR2 that schedulers send, end a training between two steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""The last one is what Slurm sends a while before a job's time is over, when it was asked to (`sbatch --signal=USR2@120`)."""
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -22,13 +23,13 @@ class Stopped(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 130 after SIGINT, 143 after SIGTERM."""
+        """What a shell expects: 130 after SIGINT, 143 after SIGTERM, 140 after SIGUSR2."""
         return 128 + self.number
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Both signals raise `Stopped` inside, wherever the program is."""
+    """These signals raise `Stopped` inside, wherever the program is."""
 
     def handler(number: int, _: FrameType | None) -> None:
         raise Stopped(number)

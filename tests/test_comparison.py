@@ -63,6 +63,7 @@ def test_rows_cells_and_seeds_of_the_configuration() -> None:
         (["method=pas,oracle"], "method=oracle"),
         (["method=pas", "budget.macs=0.5,50 %"], None),
         (["+compare.rows.a=[]", "+compare.rows.b=[]"], "a, seed 0 and b, seed 0 are the same run: their settings don't differ"),
+        (["method=pas", "hydra/launcher=submitit_slurm"], "pas compare starts its runs itself: leave out hydra/launcher;"),
         (["method=pas", "--fast"], "--fast: there is no such option; `pas compare --help` lists what there is"),
         (["method='pas"], "method='pas: can't be read"),
         (["method=pas", "seed=a,b"], "seed=a: must be a whole number"),

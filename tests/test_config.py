@@ -1,6 +1,7 @@
 """Every file of conf/ composes; what doesn't fit is refused in one line; a run's key says what changes its result."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +181,13 @@ def test_a_sweep_is_checked_job_by_job():
     assert [(config.budget.macs, config.seed) for config in found] == [(b, s) for b in (0.3, 0.5) for s in range(3)]
     with pytest.raises(PasError, match=r"^budget.macs=7.5: must be"):
         compose_all(["budget.macs=0.3,7.5"])
+
+
+def test_a_sweep_over_an_experiment_of_ones_own(tmp_path: Path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nbudget:\n  macs: 0.4\n")
+    found = compose_all([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "seed=0,1"])
+    assert [(config.budget.macs, config.seed) for config in found] == [(0.4, 0), (0.4, 1)]
 
 
 def test_key_is_of_values_not_of_their_spelling():

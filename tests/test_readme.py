@@ -15,11 +15,14 @@ from forks import Forks
 from torch import nn
 
 from pas import onnx
+from pas.compose import compose_all, launcher
+from pas.submission import CLUSTERS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+LINES = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", TEXT.replace("\\\n", ""), re.DOTALL)
+         for line in block.splitlines()]  # fmt: skip
 COMMANDS = [line for line in LINES if line]
 SHORT = ["data.subset=300", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.repeats=3", "cost.warmup=0",
          "hardware.threads=1", "method.options.samples=8", "cost.spread=1e9"]  # fmt: skip
@@ -84,11 +87,14 @@ def check(command: str, forks: Forks, workplace: Path) -> None:
 
 
 def heavy(command: str) -> list[pytest.MarkDecorator]:
-    """Trainings of a large network, and latency tables, are made in `-m slow` only (test_timing makes small ones)."""
-    return [pytest.mark.slow] if any(words in command for words in ("model=repvgg_a0", "budget.latency", "pas profile")) else []
+    """Trainings of a large network, latency tables and many processes are made in `-m slow` only (other tests make small ones)."""
+    large = ("model=repvgg_a0", "budget.latency", "pas profile", "submitit_local")
+    return [pytest.mark.slow] if any(words in command for words in large) else []
 
 
-OWN = [c for c in COMMANDS if c.startswith("pas") and not any(word in c for word in NEEDS_DATA)]
+CLUSTER = [c for c in COMMANDS if "submitit_slurm" in c]
+REAL = [c for c in COMMANDS if c.startswith("pas") and any(word in c for word in NEEDS_DATA) and c not in CLUSTER]
+OWN = [c for c in COMMANDS if c.startswith("pas") and c not in (*REAL, *CLUSTER)]
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=heavy(c)) for c in OWN])
@@ -97,11 +103,19 @@ def test_command(command: str, forks: Forks, workplace: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(
-    "command", [pytest.param(c, marks=heavy(c)) for c in COMMANDS if c.startswith("pas") and any(word in c for word in NEEDS_DATA)]
-)
+@pytest.mark.parametrize("command", [pytest.param(c, marks=heavy(c)) for c in REAL])
 def test_command_on_real_data(command: str, forks: Forks, workplace: Path) -> None:
     check(command, forks, workplace)
+
+
+@pytest.mark.parametrize("command", CLUSTER)
+def test_command_for_a_cluster(command: str) -> None:
+    """As far as it goes without one."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="hydra-submitit-launcher isn't installed")
+    words = command.split()
+    assert words[:3] == ["pas", "search", "-m"]
+    assert launcher(words[3:]).target in CLUSTERS
+    assert len(compose_all(words[3:])) == 12
 
 
 def test_the_readme_shows_all_verbs() -> None:
