@@ -225,7 +225,7 @@ def test_inspect_a_network_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_p
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--entry", "inspected:make"], "pas: a network of your own needs the side of its image: --image-size PIXELS"),
+        (["--entry", "timm.models:resnet18"], "pas: a network of your own needs the side of its image: --image-size PIXELS"),
         (["--entry", "nowhere:make", "--image-size", "8"], "pas: model.entry=nowhere:make: No module named 'nowhere'"),
         (["--entry", "json:loads", "--image-size", "8"], "model.entry=json:loads: called with num_classes=1000, in_chans=3: TypeError: "),
         ([], "one of the arguments MODEL --entry --onnx is required"),
