@@ -190,6 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument("name", metavar="NAME", nargs="?", help="a folder below experiments/ that holds a table.yaml")
     table.add_argument("--list", action="store_true", help="name the tables, and how many of this project's rows have been run")
+    table.add_argument("--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders to look for results in, beside those "
+                       "that the table names: runs/ of pas search, for one")  # fmt: skip
     table.add_argument("--folder", type=Path, metavar="FOLDER", help="the experiments (default: experiments/ here or above)")
 
     diff = _verb(group, "diff", verbs.diff, "what two searches of one network decided differently, axis by axis",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,30 +54,35 @@ def names(folder: Path) -> list[str]:
     return sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob(FILE)) if folder.is_dir() else []
 
 
-def make(folder: Path, name: str) -> Made:
-    """The table of this name. Raises PasError when there is none, or for a file that doesn't fit."""
+def make(folder: Path, name: str, runs: Sequence[Path] = ()) -> Made:
+    """The table of this name. `runs`: folders with results beside those that it names, such as `runs/` of `pas search`.
+
+    Raises PasError when there is none, for a file that doesn't fit, and for a folder that isn't there.
+    """
     known = names(folder)
     if name not in known:
         raise PasError(f"no table {name!r} in {folder}; {near(name, known)}")
     place = folder / name
     table = read(place)
     try:
-        return Made(place, table, cells(table, results_of(table, place)))
+        return Made(place, table, cells(table, results_of(table, place, runs)))
     except PasError as error:
         raise PasError(f"{place / FILE}: {error}") from error
 
 
-def results_of(table: Table, folder: Path) -> list[Result]:
+def results_of(table: Table, folder: Path, runs: Sequence[Path] = ()) -> list[Result]:
     """All results that lie where the table looks, in the order of their names: those of runs in folders of their own, and those of other
-    programs as in the folder `beside` of a comparison. Raises PasError for a damaged one.
+    programs as in the folder `beside` of a comparison. Raises PasError for a damaged one, and for a folder that can't be meant.
     """
     found: list[Result] = []
-    for place in table.results:
-        for path in sorted((folder / place).glob(f"*/{RESULT}")):
+    for place in [*(folder / one for one in table.results), *runs]:
+        if not place.is_dir() and (place in runs or not place.parent.is_dir()):  # an experiment's own comes with its first result
+            raise PasError(f"there is no folder {place} to look for results in")
+        for path in sorted(place.glob(f"*/{RESULT}")):
             result = read_result(path)
             assert result is not None  # the file was just found
             found.append(result)
-        found += [read_beside(path) for path in sorted((folder / place).glob("*.json"))]
+        found += [read_beside(path) for path in sorted(place.glob("*.json"))]
     return found
 
 

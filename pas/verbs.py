@@ -147,14 +147,20 @@ def table(options: argparse.Namespace) -> int:
 
     folder = tables.experiments(options.folder)
     if options.list:
-        for name in tables.names(folder):
-            made = tables.make(folder, name)
+        names, failed = tables.names(folder), False
+        for name in names:
+            try:
+                made = tables.make(folder, name, options.runs)
+            except PasError as error:
+                failed = True
+                print(f"{name:{max(map(len, names))}}  pas: {error}")
+                continue
             filled, rows = made.filled
-            print(f"{name:{max(map(len, tables.names(folder)))}}  {filled} of {rows} rows run  {made.table.title}")
-        return 0
+            print(f"{name:{max(map(len, names))}}  {filled} of {rows} rows run  {made.table.title}")
+        return 2 if failed else 0
     if options.name is None:
         raise PasError("say which table: pas table NAME; pas table --list names them")
-    text, files = tables.write(tables.make(folder, options.name))
+    text, files = tables.write(tables.make(folder, options.name, options.runs))
     print(text, end="")
     for file in files:
         print(f"wrote {file}", file=sys.stderr)

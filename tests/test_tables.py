@@ -27,7 +27,7 @@ from pas.report.figures import figure_of
 from pas.report.labels import put_names
 from pas.report.tables.cells import cells
 from pas.report.tables.spec import read
-from pas.report.tables.text import results_behind
+from pas.report.tables.text import as_csv, markdown, results_behind
 from pas.tables import CSV, MARKDOWN, make, names, results_of, write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +122,50 @@ def test_what_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     with pytest.raises(SystemExit):
         main(["table", "--list"])
     assert capsys.readouterr().out == "two  2 of 3 rows run  Two methods\n"
+
+
+def test_results_that_lie_elsewhere(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (folder / "results" / "uniform-s0").rename(runs / "uniform-s0")
+    assert words(folder)["uniform", "top-1, %"] == "81.00 (n=1)"
+    with pytest.raises(SystemExit):
+        main(["table", "two", "--folder", str(folder.parent), "--runs", str(runs)])
+    assert "| uniform | 80.50 ± 0.71 (n=2) |" in capsys.readouterr().out
+    for place in ("../nowhere/results", "results/none/at/all"):
+        (folder / "table.yaml").write_text(f"results: [{place}]\n{YAML}")
+        with pytest.raises(PasError, match=f"there is no folder .*{place} to look for results in"):
+            make(folder.parent, "two")
+
+
+def test_rows_of_another_program(folder: Path) -> None:
+    """Its own command, and its own name instead of this project's."""
+    text = YAML.replace("uniform: {runs: {method: uniform,", "uniform: {source: Other 1.2, command: other run, runs: {method: uniform,")
+    assert text != YAML
+    (folder / "table.yaml").write_text(text)
+    made = make(folder.parent, "two")
+    page, numbers = markdown(made.table, made.cells, None), as_csv(made.table, made.cells)
+    assert "| uniform | 80.50 ± 0.71 (n=2) |" in page
+    assert re.search(r"\n\| uniform \|.*\| Other 1.2 \|\n", page)
+    assert "| uniform | `other run` | 0, 1 |" in page
+    assert {line["source"] for line in csv.DictReader(io.StringIO(numbers)) if line["row"] == "uniform"} == {"Other 1.2"}
+
+
+def test_one_bad_table_does_not_hide_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder.parent / "a").mkdir()
+    (folder.parent / "a" / "table.yaml").write_text("title: [")
+    with pytest.raises(SystemExit) as ended:
+        main(["table", "--list", "--folder", str(folder.parent)])
+    assert ended.value.code == 2
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("a    pas: ")
+    assert second == "two  2 of 3 rows run  Two methods"
+
+
+def test_a_source_of_several_lines_stays_in_its_row(folder: Path) -> None:
+    (folder / "table.yaml").write_text(YAML.replace("source: their README", 'source: "their\\nREADME"'))
+    made = make(folder.parent, "two")
+    assert "| their README (stated) |" in markdown(made.table, made.cells, None)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -122,7 +123,7 @@ def run(row: str, seed: int) -> None:
         top1 = setting.top1(fuse(small), "fp32")
         counts = [sum(p.numel() for p in network.parameters()) for network in (dense, small)]
         result = {
-            "row": row, "cell": "", "seed": seed, "run_key": f"torch-pruning-{tp.__version__}-{out.stem}",
+            "row": row, "cell": "", "seed": seed, "run_key": f"torch-pruning-{version('torch-pruning')}-{out.stem}",
             "model": config.model.label, "data": config.data.name, "split": config.data.split,
             "budget": {"kind": "macs", "target": float(config.budget.macs) * whole, "achieved": macs(small, setting), "dense": whole},
             "dense": {"top1": setting.top1(fuse(dense), "fp32"), "macs": whole, "params": counts[0], "latency_ms": None},

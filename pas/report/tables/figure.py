@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,9 +12,11 @@ from matplotlib.axes import Axes
 from pas.report import labels
 from pas.report.figures import COLOURS, GRID, INK, figure_of, plain, save, words
 from pas.report.tables.cells import Cell
-from pas.report.tables.spec import Figure, Table
+from pas.report.tables.spec import Figure, Row, Table
 
-OURS, OTHERS = COLOURS[1], COLOURS[0]
+KINDS = {"this project": COLOURS[1], "another program, run here": COLOURS[2], "published": COLOURS[0]}
+TITLE = 84
+"""Letters of a title that fit in a line."""
 Cells = Mapping[tuple[str, str], Cell]
 
 
@@ -39,7 +42,7 @@ def draw(table: Table, cells: Cells, path: Path) -> Path | None:
     shown = dict(zip(kinds, handles, strict=True))
     if len(shown) > 1:
         figure.legend(shown.values(), shown.keys(), loc="outside lower left", ncols=2, frameon=False, fontsize=8, labelcolor=INK)
-    figure.suptitle(words(table.title), x=0.01, ha="left", fontsize=10, color=INK)
+    figure.suptitle(textwrap.fill(words(table.title), TITLE), x=0.01, ha="left", fontsize=10, color=INK)
     if named:
         labels.put_names(axes, list(named.values()), list(named))  # when all else has its place
     return save(figure, path)
@@ -50,6 +53,11 @@ def _point(cells: Cells, name: str, asked: Figure, label: str) -> tuple[float | 
     y = cells[name, label].mean
     x = cells[name, asked.x].mean if asked.x else None
     return None if y is None or (asked.x and x is None) else (x, y)
+
+
+def _kind(row: Row) -> str:
+    """Whose numbers they are."""
+    return "published" if row.runs is None else "this project" if row.source is None else "another program, run here"
 
 
 def _std(cell: Cell) -> float:
@@ -63,12 +71,25 @@ def _dots(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[str]
             point, cell = _point(cells, name, asked, label), cells[name, label]
             if point is None:
                 continue
-            colour = COLOURS[number % len(COLOURS)] if len(asked.y) > 1 else OTHERS if table.rows[name].runs is None else OURS
-            named = words(label) if len(asked.y) > 1 else "published" if table.rows[name].runs is None else "this project"
+            kind = _kind(table.rows[name])
+            colour, named = (COLOURS[number % len(COLOURS)], words(label)) if len(asked.y) > 1 else (KINDS[kind], kind)
             axes.errorbar(point[1], place, xerr=_std(cell), fmt="o", ms=5, capsize=3, color=colour, label=named)
     axes.set_yticks(range(len(rows)), [words(name) for name in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(words(asked.y[0]) if len(asked.y) == 1 else "")
+    axes.set_xlabel("\n".join([_shared(asked.y), *_undrawn(table, cells, asked, rows)]))
+
+
+def _shared(labels: Sequence[str]) -> str:
+    """What several columns show, as in "0.5: top-1, %" and "0.25: top-1, %"."""
+    ends = {label.rpartition(": ")[2] for label in labels}
+    return words(ends.pop() if len(ends) == 1 else "")
+
+
+def _undrawn(table: Table, cells: Cells, asked: Figure, rows: Sequence[str]) -> list[str]:
+    """Rows that say something else than a number, as "far above 1750"."""
+    told = {name: cells[name, asked.y[0]].words for name in table.rows if name not in rows and table.rows[name].published}
+    named = [f"{name} ({text})" for name, text in told.items() if text]
+    return [words(f"not drawn: {', '.join(named)}")] if named else []
 
 
 def _scatter(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[str]) -> dict[str, tuple[float, float]]:
@@ -80,9 +101,9 @@ def _scatter(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[s
         point = _point(cells, name, asked, label)
         if point is None or point[0] is None:
             continue
-        ours = table.rows[name].runs is not None
-        colour, whose = (OURS, "this project") if ours else (OTHERS, "published")
-        axes.errorbar(point[0], point[1], _std(cells[name, label]), fmt="s" if ours else "o", ms=5, capsize=3, color=colour, label=whose)
+        kind = _kind(table.rows[name])
+        axes.errorbar(point[0], point[1], _std(cells[name, label]), fmt="o" if kind == "published" else "s", ms=5, capsize=3,
+                      color=KINDS[kind], label=kind)  # fmt: skip
         named[words(name)] = (point[0], point[1])
     axes.margins(x=0.12, y=0.12)
     axes.set_xlabel(words(asked.x))

@@ -52,7 +52,7 @@ def _hours(*stages: str) -> Callable[[Result], float | None]:
 
 
 def _less(result: Result) -> float | None:
-    return result["dense"]["macs"] / result["searched"]["macs"]
+    return result["dense"]["macs"] / result["searched"]["macs"] if result["searched"]["macs"] else None
 
 
 def _open(result: Result) -> float | None:

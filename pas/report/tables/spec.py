@@ -63,7 +63,8 @@ class Row:
     """A row of this project, which has `runs`, or one of somebody else, which has `published` or `unknown`.
 
     `runs`: fields of `result.json` and their values (or lists of values), such as ``{method: pas, epochs.dense: 8}``, or the share
-    of the budget. `command`: what follows the table's. `missing`: why there is no result, instead of the table's reason.
+    of the budget. `command`: what follows the table's. `missing`: why there is no result, instead of the table's reason. `source`: the
+    program that made them, where it is another one; `command` is then the whole command.
 
     `published`: column -> value. `source`: where it stands; `tag`: one of TAGS. `unknown`: why cells are empty.
     """
@@ -126,7 +127,7 @@ class Table:
 
     def command_of(self, row: Row) -> str:
         """What makes the results of a row."""
-        return f"{self.command} {row.command}".strip()
+        return row.command if row.source is not None else f"{self.command} {row.command}".strip()
 
 
 def read(folder: Path) -> Table:

@@ -20,7 +20,7 @@ Cells = Mapping[tuple[str, str], Cell]
 
 def markdown(table: Table, cells: Cells, figure: str | None) -> str:
     """The whole page: the table with the source of every row, the figure, and which runs stand behind the rows of this project."""
-    several = any(row.runs is None for row in table.rows.values())
+    several = any(row.runs is None or row.source is not None for row in table.rows.values())
     header = ["", *table.columns, *(["from"] if several else [])]
     rows = []
     for name, row in table.rows.items():
@@ -56,7 +56,7 @@ def results_behind(table: Table, cells: Cells, name: str) -> list[Result]:
 
 def _source(row: Row) -> str:
     if row.runs is not None:
-        return OURS
+        return row.source or OURS
     told = [f"{row.source} ({row.tag})"] if row.published else []
     return ". ".join([*told, *([row.unknown] if row.unknown else [])])
 
@@ -97,7 +97,7 @@ def _origin(table: Table, row: Row, cell: Cell) -> dict[str, Any]:
         return {"source": row.source, "tag": row.tag}
     environments = [result["environment"] for result in cell.results.values()]
     told = {"commits": _commits(environments), "devices": _devices(environments)} if environments else {}
-    return {"source": OURS, "command": table.command_of(row), **told}
+    return {"source": row.source or OURS, "command": table.command_of(row), **told}
 
 
 def _commits(environments: Iterable[Mapping[str, Any]]) -> str:
@@ -116,4 +116,4 @@ def _devices(environments: Iterable[Mapping[str, Any]]) -> str:
 
 def _piped(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(word.replace("|", "\\|") for word in line) + " |" for line in lines]
+    return ["| " + " | ".join(" ".join(word.split()).replace("|", "\\|") for word in line) + " |" for line in lines]
