@@ -109,6 +109,58 @@ def test_newer_bundles_and_foreign_entries(folder: Path, tmp_path: Path) -> None
         assert "\n" not in str(refusal.value)
 
 
+def test_what_a_file_hands_in_loads_no_other_file(folder: Path, tmp_path: Path) -> None:
+    """timm passes `model_args` of a config.json on to the network."""
+    shutil.copytree(folder, tmp_path / "bundle")
+    torch.save(timm.create_model("repvgg_nano", num_classes=10).state_dict(), tmp_path / "other.pth")
+    file = tmp_path / "bundle" / "config.json"
+    config = json.loads(file.read_text())
+    for args, words in (
+        ({"checkpoint_path": str(tmp_path / "other.pth")}, "checkpoint_path: a bundle may not set it"),
+        ({"in_chans": 10**9}, "backbone.in_chans=1000000000"),
+    ):
+        changed = {**config, "model_args": args, "pas": {**config["pas"], "sha256": {**config["pas"]["sha256"]}}}
+        changed["pas"]["sha256"]["config.json"] = bundle._own_digest(changed)
+        file.write_text(json.dumps(changed))
+        with pytest.raises(pas.PasError, match=re.escape(words)):
+            timm.create_model(f"local-dir:{tmp_path / 'bundle'}")
+
+
+def test_a_bundle_that_is_cut_from_itself(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two published networks, each the backbone of the other."""
+    for name, other in (("pas_here.first", "pas_there"), ("pas_there.first", "pas_here")):
+        shutil.copytree(folder, tmp_path / name)
+        file = tmp_path / name / "config.json"
+        file.write_text(json.dumps(undigested(json.loads(file.read_text()), name=other)))
+    monkeypatch.setenv("PAS_MODELS", str(tmp_path))
+    with pytest.raises(pas.PasError, match="its backbone is made from itself"):
+        pas.load("pas_here")
+
+
+@pytest.mark.parametrize("name", ["..", "", "."])
+def test_names_that_are_no_files(folder: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "config.json"
+    config = json.loads(file.read_text())
+    config["pas"]["sha256"][name] = ""
+    config["pas"]["sha256"]["config.json"] = bundle._own_digest(config)
+    file.write_text(json.dumps(config))
+    with pytest.raises(pas.PasError, match="files outside of its folder"):
+        bundle.read_config(tmp_path / "bundle")
+
+
+def test_a_listed_file_is_missing(folder: Path, tmp_path: Path) -> None:
+    """Nothing of such a bundle is copied."""
+    shutil.copytree(folder, tmp_path / "bundle")
+    network = pas.Published.from_pretrained(tmp_path / "bundle")
+    (tmp_path / "bundle" / "model.onnx").unlink()
+    with pytest.raises(pas.PasError, match=r"model\.onnx is missing"):
+        bundle.read_file(tmp_path / "bundle", "model.onnx")
+    with pytest.raises(pas.PasError, match=r"model\.onnx is missing"):
+        network.save_pretrained(tmp_path / "copy")
+    assert not any((tmp_path / "copy").iterdir())
+
+
 def undigested(config: dict, **backbone: object) -> dict:
     """As bundles of the first schema were, with another backbone."""
     about = {name: value for name, value in config["pas"].items() if name != "sha256"}

@@ -279,6 +279,20 @@ def test_tags_have_widths_of_their_own(known: Path, tmp_path: Path, monkeypatch:
     assert torch.equal(forward(first, IMAGES), forward(pas.load(known), IMAGES))
 
 
+def test_no_setting_keeps_anybody_from_timm(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that can't be looked into, and a file that no parser gets to the end of."""
+    (tmp_path / "pas_deep").mkdir()
+    (tmp_path / "pas_deep" / "config.json").write_text("[" * 100_000)
+    monkeypatch.setenv("PAS_MODELS", os.pathsep.join(["~nobody_of_this_name/x", "x" * 300, str(tmp_path), str(known.parent)]))
+    with pytest.warns(UserWarning, match="is passed over") as warned:
+        registry.register()
+    said = [str(one.message) for one in warned]
+    for words in ("~nobody_of_this_name/x of PAS_MODELS is passed over", "xxx of PAS_MODELS is passed over", "pas_deep is passed over"):
+        assert any(words in line for line in said)
+    assert timm.is_model("pas_tiny")
+    assert not timm.is_model("pas_deep")
+
+
 def test_widths_without_weights(tmp_path: Path) -> None:
     """28 convolutions of the published widths; by hand, with biases and 2048 x 1000 + 1000 of the classifier: 18.66 M parameters."""
     network = timm.create_model("pas_vgg_b1.authors")
@@ -332,6 +346,12 @@ def test_hugging_face(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert torch.equal(forward(pas.Published.from_pretrained("user/net", cache_dir=tmp_path / "cache"), IMAGES), wanted)
     network = timm.create_model("hf-hub:user/net", pretrained=True, cache_dir=tmp_path / "cache").eval()
     assert torch.equal(forward(network, IMAGES), wanted)
+    for name in ("pas_tiny", "pas_tiny.digits"):
+        assert torch.equal(forward(pas.Published.from_pretrained(name), IMAGES), wanted)
+    for name in ("user/other", "published/pas_tiny.digits/", "elsewhere"):
+        with pytest.raises(pas.PasError, match=f"no bundle '{name}': it is no folder, no published name") as refusal:
+            pas.Published.from_pretrained(name, cache_dir=tmp_path / "cache")
+        assert "\n" not in str(refusal.value)
 
 
 BLOCKED = "import sys\nsys.modules['pas'] = None\n"

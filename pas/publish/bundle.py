@@ -27,7 +27,7 @@ from pas.architecture import Architecture, read_architecture
 from pas.disk import digest, json_digest, parse_json, write_bytes, write_text, writing
 from pas.errors import PasError
 from pas.publish.backbone import Backbone
-from pas.publish.names import located
+from pas.publish.names import folder_of, located
 from pas.surgery.forms import signature
 from pas.surgery.fuse import fuse
 from pas.surgery.slice import slice
@@ -149,7 +149,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             raise PasError(f"{folder} has schema {schema}, newer than {SCHEMA}: update pas to read it")
         if schema > 1 or "sha256" in about:
             _verify(about["sha256"][FILES[0]], _own_digest(config), file)
-            if any(Path(name).name != name for name in about["sha256"]):
+            if any(name in ("", "..") or Path(name).name != name for name in about["sha256"]):
                 raise ValueError("it speaks of files outside of its folder")
         Backbone(**backbone).check()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -158,9 +158,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def read_file(folder: str | Path, name: str) -> bytes:
-    """One file of a bundle. Raises PasError when it isn't the one that was saved (bundles of schema 1 can't tell)."""
+    """One file of a bundle. Raises PasError when it is missing or isn't the one that was saved (bundles of schema 1 can't tell)."""
     about, path = read_config(folder)["pas"], Path(folder) / name
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise PasError(f"{path} is missing or can't be read: take an intact copy of the bundle") from error
     if "sha256" in about:
         _verify(about["sha256"].get(name), digest(content), path)
     return content
@@ -233,6 +236,10 @@ def structure(
         num_classes=backbone.num_classes if num_classes is None else num_classes,
         in_chans=backbone.in_chans if in_chans is None else in_chans,
     )
+    try:
+        wanted.check()  # what was handed in may come from a file as well
+    except ValueError as error:
+        raise PasError(f"{folder}: {error}") from error
     if wanted != backbone and (graph is not None or model is not None):
         raise PasError(f"{folder}: its backbone isn't made by name, so it can't be made with other classes, channels or arguments")
     architecture = architecture_of(folder)
@@ -260,12 +267,25 @@ def _origin(folder: Path, model: nn.Module | None) -> tuple[Backbone, bytes | No
     """
     about = read_config(folder)["pas"]
     backbone = Backbone(**about["backbone"])
+    _refuse_circle(Path(folder))
     if model is None and ":" in backbone.name:
         raise PasError(
             f"{folder} holds a network of {backbone.name}: make the dense network and pass it as model= "
             f"(on the command line --entry {backbone.name}, if you trust that code)"
         )
     return backbone, skeleton(folder)
+
+
+def _refuse_circle(folder: Path) -> None:
+    """Raise PasError for a bundle that is cut from itself: its backbone may be a published network, whose backbone may be one too."""
+    seen, at = set[Path](), folder
+    while at.resolve() not in seen:
+        seen.add(at.resolve())
+        before = folder_of(read_config(at)["pas"]["backbone"]["name"])
+        if before is None:
+            return
+        at = before
+    raise PasError(f"{folder} describes no network that can be made: its backbone is made from itself")
 
 
 def _dense(backbone: Backbone, graph: bytes | None, model: nn.Module | None) -> nn.Module:

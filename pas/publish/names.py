@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import warnings
 from pathlib import Path
 
 from pas.errors import PasError
@@ -25,11 +26,17 @@ def checked(name: str) -> str:
 
 
 def published() -> dict[str, Path]:
-    """Name -> folder, sorted, so that the first of an arch is the one without a tag. Folders of PAS_MODELS come before the package's."""
+    """Name -> folder, sorted, so that the first of an arch is the one without a tag. Folders of PAS_MODELS come before the package's; one
+    that can't be read is passed over with a warning.
+    """
     found: dict[str, Path] = {}
-    named = [Path(where).expanduser() for where in os.environ.get("PAS_MODELS", "").split(os.pathsep) if where]
-    for folder in (*named, FAMILY):
-        for config in folder.glob("*/config.json"):
+    for where in (*filter(None, os.environ.get("PAS_MODELS", "").split(os.pathsep)), str(FAMILY)):
+        try:
+            configs = [config for config in Path(where).expanduser().glob("*/config.json") if config.is_file()]
+        except (OSError, RuntimeError, ValueError) as error:  # too long a name, a home of nobody
+            warnings.warn(f"{where[:80]} of PAS_MODELS is passed over: {error}", stacklevel=2)
+            continue
+        for config in configs:
             if NAME.fullmatch(config.parent.name):
                 found.setdefault(config.parent.name, config.parent)
     return dict(sorted(found.items()))

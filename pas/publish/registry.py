@@ -7,7 +7,6 @@ imported, so everything heavy is imported by the functions that need it.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 from timm.models import DefaultCfg, PretrainedCfg, build_model_with_cfg, is_model, register_model, resolve_pretrained_cfg
 from torch import nn
 
+from pas.disk import parse_json
 from pas.errors import PasError
 from pas.publish.names import published
 
@@ -77,7 +77,7 @@ def _entry(arch: str) -> Callable[..., nn.Module]:
 def _cfg(folder: Path) -> PretrainedCfg | None:
     """What timm is told of a bundle. One that can't be read is passed over: it may not keep anybody from importing timm."""
     try:
-        found = json.loads((folder / "config.json").read_bytes())["pretrained_cfg"]
+        found = parse_json((folder / "config.json").read_bytes())["pretrained_cfg"]
         weights = str(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
         return PretrainedCfg(file=weights, **{field: found[field] for field in TOLD if field in found})
     except (OSError, ValueError, KeyError, TypeError) as error:
