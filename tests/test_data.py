@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pas.data import Augment, MemoryLoader, Split, load, make_loader, stratified
+from pas.data import Augment, MemoryLoader, Split, fitted, load, make_loader, stratified
 from pas.data.augment import augmented
 from pas.errors import PasError
 
@@ -207,6 +207,18 @@ def test_folder_batches_depend_on_seed_epoch_and_number_only(folder, workers: in
     assert not torch.equal(whole[0][0], next(loader.epoch(2))[0])
     for x, y in whole:
         assert ((x[:, 0].mean((1, 2)) > x[:, 2].mean((1, 2))) == (y == 1)).all()  # decoded with their own label
+
+
+def test_files_come_to_their_size_as_is_said(folder) -> None:
+    """By PIL alone: a shorter side of floor(32 / 0.875) = 36 pixels, and the middle of it."""
+    assert "to a shorter side of 36 pixels, and 32 x 32 are cut from the centre" in fitted("imagefolder", 32)
+    data = load("imagefolder", root=folder, image_size=32)
+    images, _ = next(make_loader(data, data.test, batch_size=2, train=False, augment=OFF, seed=0, device="cpu", workers=0).epoch(0))
+    with Image.open(data.test.paths[0]) as file:  # 50 x 40
+        whole = file.resize((45, 36), Image.Resampling.BILINEAR).crop((6, 2, 38, 34))
+    wanted = torch.from_numpy(np.asarray(whole).copy()).permute(2, 0, 1) / 255
+    wanted = (wanted - torch.tensor(data.mean).view(3, 1, 1)) / torch.tensor(data.std).view(3, 1, 1)
+    torch.testing.assert_close(images[0], wanted, atol=1e-5, rtol=0)
 
 
 def test_folders_with_different_classes_are_refused(folder) -> None:

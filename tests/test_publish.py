@@ -28,7 +28,9 @@ from pas.data import load
 from pas.keys import run_key
 from pas.pipeline import run
 from pas.publish import bundle, names, registry
+from pas.publish.card import card as run_card
 from pas.publish.chain import Chain, chain_of
+from pas.publish.licences import start
 from pas.publish.publication import publish
 from pas.runs import run_folder
 from pas.wanted import Wanted
@@ -98,10 +100,11 @@ def test_the_card(finished: Path, out: Path) -> None:
         "MACs (multiply-adds, input 1 x 32 x 32)",
         "fused form",
         "(widths.png)",
-        f"medians on {result['latency']['device']}",
         "One seed was run (0).",
         "CC BY 4.0",
         "scaled to 0..1, less 0.306, divided by 0.323",
+        "resized bilinearly (antialiased) from 8 x 8, without a crop.",
+        "https://archive.ics.uci.edu/dataset/80/",
         "8 convolutions",
     ):
         assert words in text
@@ -109,6 +112,34 @@ def test_the_card(finished: Path, out: Path) -> None:
     line = re.search(r"```sh\n(pas search .*)\n```", text)[1]
     assert run_key(compose(line.split()[2:])) == result["run_key"]
     assert str(finished.parent) not in line
+
+
+def test_a_latency_is_told_when_it_is_known(finished: Path) -> None:
+    """By the rule of the reports: not where the interval is wider than a fifth of the ratio."""
+    result = json.loads((finished / "result.json").read_text())
+    backbone = bundle.Backbone(**bundle.read_config(finished / "bundle")["pas"]["backbone"])
+    result["dense"]["latency_ms"], result["searched"]["latency_ms"] = 2.0, 1.0
+    for high, words, not_told in ((0.55, "| 2 | 1 |", "too noisy"), (0.61, "was too noisy to tell", "| 2 | 1 |")):
+        result["latency"] |= {"share": 0.5, "share_low": 0.5, "share_high": high}
+        text = run_card(result, backbone)
+        assert words in text
+        assert not_told not in text
+        assert result["latency"]["device"] in text
+        assert ("takes 0.500 of its time (95 % interval 0.500 to 0.550)" in text) == (high == 0.55)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "repvgg_nano", "pretrained": False, "weights": None}, ""),
+        ({"name": "x", "weights": "/home/me/net.pth"}, "The training started from the weights in `net.pth`; their terms hold as well. "),
+        ({"name": "onnx", "path": "/home/me/net.onnx"}, "The training started from the network and weights in `net.onnx`; their terms "),
+        ({"name": "resnet50.a1_in1k", "pretrained": True}, "as `resnet50.a1_in1k` (licence as timm states it: apache-2.0); their terms "),
+    ],
+)
+def test_where_training_started(model: dict, words: str) -> None:
+    assert words in start(model)
+    assert bool(start(model)) == bool(words)
 
 
 def test_eight_bits(out: Path) -> None:

@@ -6,14 +6,14 @@
 import os
 from pathlib import Path
 
-from pas.data.load import NAMES, read
+from pas.data.load import NAMES, fitted, read
 from pas.data.loader import Augment, FolderLoader, Loader, MemoryLoader, make_loader, plain_loader
 from pas.data.sets import Data, FolderSplit, Split, stratified
 from pas.errors import PasError
 
 __all__ = [
-    "NAMES", "Augment", "Data", "FolderLoader", "FolderSplit", "Loader", "MemoryLoader", "Split", "load", "make_loader",
-    "plain_loader",
+    "NAMES", "Augment", "Data", "FolderLoader", "FolderSplit", "Loader", "MemoryLoader", "Split", "fitted", "load",
+    "make_loader", "plain_loader",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pas.data.augment import Augment
+from pas.data.load import CROP
 from pas.data.sets import FolderSplit
 from pas.errors import PasError
 
@@ -79,6 +80,7 @@ def folder_batches(
         hflip=0.5 if augment is not None and augment.flip else 0.0,
         color_jitter=0.0,
         interpolation="bilinear",
+        crop_pct=CROP,
         mean=mean,
         std=std,
     )

@@ -18,6 +18,8 @@ from pas.data.sets import AnySplit, Data, FolderSplit, Split, stratified
 from pas.errors import PasError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP = 0.875  # timm's share of an image file that is cut from the centre
+SIZES = {"digits": 8, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32}  # pixels a side on disk
 DIGITS_TEST_SEED = 1797  # the test split of the digits is always the same one
 LAYOUTS = {
     "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte and its three companions",
@@ -30,6 +32,18 @@ LAYOUTS = {
 def read(name: str, root: Path | None, image_size: int | None) -> Data:
     """The set with its original split into training and test images; `image_size` None means its own size."""
     return _READERS[name](root, image_size)
+
+
+def fitted(name: str, image_size: int) -> str:
+    """How the images of a set come to `image_size` pixels a side, as a sentence: what whoever has other images has to do with them."""
+    if name == "imagefolder":
+        shorter = math.floor(image_size / CROP)
+        size = f"{image_size} x {image_size}"
+        return f"Files are resized bilinearly (antialiased) to a shorter side of {shorter} pixels, and {size} are cut from the centre."
+    own = SIZES[name]
+    if own == image_size:
+        return f"They are taken as they come, {own} x {own}."
+    return f"They are resized bilinearly (antialiased) from {own} x {own}, without a crop."
 
 
 def _digits(root: Path | None, image_size: int | None) -> Data:

@@ -24,6 +24,7 @@ from torch import nn
 
 from pas import models, onnx
 from pas.architecture import Architecture, read_architecture
+from pas.data.load import CROP
 from pas.disk import digest, json_digest, parse_json, write_bytes, write_text, writing
 from pas.errors import PasError
 from pas.publish.backbone import Backbone
@@ -109,7 +110,7 @@ def configured(
             "std": std,
             "interpolation": "bilinear",
             # folders of images are cut from the centre (pas.data.folder), the other sets are taken whole
-            "crop_pct": 0.875 if about.get("data") == "imagefolder" else 1.0,
+            "crop_pct": CROP if about.get("data") == "imagefolder" else 1.0,
             # which layers timm fits to other images and classes, where they still are what they were in the backbone
             **{field: name for field, name in layers.items() if isinstance(name, str) and f"{name}.weight" in weights},
         },

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pas.amount import human
+from pas.data import fitted
 from pas.environment import commit_of
 from pas.publish import plain
 from pas.publish.backbone import Backbone
 from pas.report.collect import Mean
+from pas.report.latency import by_turns, noisy
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Int8:
 class Facts:
     """What a published card tells beside a run's result.
 
-    `seeds`: top-1 by seed of this run and of those beside it that differ in nothing else. `chain`: the convolutions of a chain, 0 for any
-    other network. `pt2`: whether there is a program.
+    `start`: what training started from, as a sentence, or "". `seeds`: top-1 by seed of this run and of those beside it that differ in
+    nothing else. `chain`: the convolutions of a chain, 0 for any other network. `pt2`: whether there is a program.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Facts:
     std: tuple[float, ...]
     command: str
     licence: str
+    start: str
     seeds: Mapping[int, float]
     chain: int
     pt2: bool
@@ -75,12 +78,12 @@ def published_card(facts: Facts) -> str:
         _numbers(result, backbone),
         *([_int8(facts.int8, result)] if facts.int8 is not None else []),
         f"## Use\n\nImages: {_size(backbone)}, scaled to 0..1, less {_listed(facts.mean)}, divided by {_listed(facts.std)} (channel by "
-        f"channel). Logits of {backbone.num_classes} classes.",
+        f"channel). {fitted(result['data'], backbone.image_size)} Logits of {backbone.num_classes} classes.",
         _own(backbone) if ":" in backbone.name else _by_name(facts.name),
         f"### Without pas\n\n{_without(facts)}",
         f"### ONNX Runtime\n\n{_onnx(facts)}",
         f"## How it was made\n\n```sh\n{facts.command}\n```\n\n{_seeds(facts)}",
-        f"## Licence\n\nThe data ({result['data']}): {facts.licence}. The code of `pas` is under Apache-2.0.",
+        f"## Licence\n\n{facts.start}The data ({result['data']}): {facts.licence}. The code of `pas` is under Apache-2.0.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -110,8 +113,12 @@ def _numbers(result: Mapping[str, Any], backbone: Backbone) -> str:
         latency = result["latency"]
         threads = f"{latency['threads']} thread{'s' if latency['threads'] != 1 else ''}"
         conditions = f"batch {latency['batch']}, {latency['runtime']}, {threads}, {latency['dtype']}"
-        rows.append(f"| latency, ms ({conditions}) | {dense['latency_ms']:.3g} | {searched['latency_ms']:.3g} |")
-        took = f" Latencies are\nmedians on {latency['device']}."
+        ratio = by_turns(latency)
+        if noisy(latency):
+            took = f" Its latency ({conditions}) isn't told: {latency['device']} was too noisy to tell."
+        else:
+            rows.append(f"| latency, ms ({conditions}) | {dense['latency_ms']:.3g} | {searched['latency_ms']:.3g} |")
+            took = f" Latencies are medians on {latency['device']}{f'; {ratio}' if ratio else ''}."
     commit = f"commit {commit_of(where) or 'not known'}"
     table = "\n".join(["| | dense | searched |", "|---|---|---|", *rows])
     return f"""{table}
@@ -123,6 +130,8 @@ Software: torch {where["torch"]}, timm {where["timm"]}, Python {where["python"]}
 def _limit(limit: Mapping[str, Any]) -> str:
     unit = " ms" if limit["kind"] == "latency" else ""
     share = f"{limit['target'] / limit['dense']:.4g} of the dense {human(limit['dense'])}{unit}"
+    if noisy(limit):
+        return f"{limit['kind']} at most {limit['target'] / limit['dense']:.4g} of the dense one, measured too noisily to tell"
     return f"{limit['kind']} at most {human(limit['target'])}{unit} ({share}), reached {human(limit['achieved'])}{unit}"
 
 

@@ -27,7 +27,7 @@ from pas.publish import bundle, int8, program, registry
 from pas.publish.backbone import Backbone
 from pas.publish.card import Facts, Int8, published_card
 from pas.publish.chain import chain_of
-from pas.publish.licences import licence
+from pas.publish.licences import licence, start
 from pas.publish.names import checked
 from pas.publish.plain import plain
 from pas.report import figures
@@ -97,11 +97,12 @@ def publish(
             eight = _quantised(aside, folder, result, backbone, root)
         seeds = _seeds(folder, result)
         mean, std = (tuple(config["pretrained_cfg"][field]) for field in ("mean", "std"))
-        terms = terms or licence(result["data"])
+        terms, began = terms or licence(result["data"]), start(settings(folder / "config.yaml")["model"])
         layers = len(chain.convolutions) if chain else 0
-        text = published_card(Facts(name, result, backbone, mean, std, made_by, terms, seeds, layers, "pt2" in further, eight))
+        text = published_card(Facts(name, result, backbone, mean, std, made_by, terms, began, seeds, layers, "pt2" in further, eight))
         about = {key: result[key] for key in ("run_key", "data", "split", "method", "seed", "limits", "budget", "dense", "searched")}
         about |= {"name": name, "command": made_by, "licence": terms, "environment": result["environment"]}
+        about |= {"start": began.strip()} if began else {}
         about |= {"chain": asdict(chain)} if chain else {}
         about |= {"int8": asdict(eight)} if eight else {}
         names = sorted(file.name for file in aside.iterdir())

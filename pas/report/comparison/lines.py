@@ -8,11 +8,10 @@ from typing import Any
 
 from pas.errors import PasError
 from pas.report.collect import Mean
+from pas.report.latency import noisy
 
 STAGES = {"cut": "cut", "renorm": "norms", "epoch": "one epoch", "end": "end"}
 """Of `result.json`'s `recovery`: right after the cut, with batch norms re-estimated, after an epoch of fine-tuning, after all of it."""
-UNSURE = 0.2
-"""A latency whose interval is wider than this share of it isn't told."""
 NEAR = 0.01
 """Targets that differ by less than this share of them are equal: networks are counted a little differently by other programs."""
 Result = Mapping[str, Any]
@@ -96,8 +95,7 @@ def share(result: Result, kind: str, *, sure: bool = True) -> float | None:
     searched, dense = result["searched"][name], result["dense"][name]
     if not searched or not dense:
         return None
-    measured = result.get("latency", {}) if kind == "latency" else {}
-    if sure and measured.get("share_high", 0.0) - measured.get("share_low", 0.0) > UNSURE * searched / dense:
+    if sure and kind == "latency" and noisy({**result.get("latency", {}), "share": searched / dense}):
         return None
     return float(searched / dense)
 

@@ -11,10 +11,11 @@ from pas.environment import commit_of
 from pas.errors import PasError
 from pas.report.collect import Finished
 from pas.report.comparison.figure import WORDS
-from pas.report.comparison.lines import UNSURE, Line, stages_of
+from pas.report.comparison.lines import Line, stages_of
 from pas.report.curves import MOST, STAGES, Curve, curve_of
 from pas.report.html.document import document, node, row, section, table
 from pas.report.html.svg import inline
+from pas.report.latency import by_turns, noisy
 from pas.report.table import comparison, optimal, reached
 
 RUNGS = {
@@ -87,11 +88,11 @@ def _latency(measured: Mapping[str, Any] | None) -> list[Element]:
     if {"median_ms", "low_ms", "high_ms", "runs"} <= measured.keys():
         interval = f"95 % interval {measured['low_ms']:.3g} to {measured['high_ms']:.3g}"
         parts.append(f"the median of {measured['runs']} runs of the searched network is {measured['median_ms']:.3g} ms ({interval})")
-    if {"share", "share_low", "share_high"} <= measured.keys():
-        interval = f"95 % interval {measured['share_low']:.3f} to {measured['share_high']:.3f}"
-        parts.append(f"by turns with the dense network it takes {measured['share']:.3f} of its time ({interval}), as the table says")
-        if measured["share_high"] - measured["share_low"] > UNSURE * measured["share"]:
-            parts.append("the machine was too noisy to tell")
+    ratio = by_turns(measured)
+    if ratio is not None:
+        parts.append(f"{ratio}, as the table says")
+    if noisy(measured):
+        parts.append("the machine was too noisy to tell")
     return [node("p", "; ".join(parts) + ".")]
 
 
