@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--licence", metavar="TEXT", help="of the data (default: what is known of it)")
     publish.add_argument("--root", metavar="FOLDER", help="where the data is, for int8 (default: as in the run, or PAS_DATA)")
     publish.add_argument("--entry", metavar="package.module:function", help="what makes the dense network, where it was your own")
-    publish.add_argument("--force", action="store_true", help="replace another network of that name")
+    publish.add_argument("--force", action="store_true", help="replace another network of that name, or one with more formats")
 
     table = _verb(group, "table", verbs.table, "a table of the project's experiments, from the results that lie beside it",
                   "pas table search_cost")  # fmt: skip

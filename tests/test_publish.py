@@ -27,7 +27,7 @@ from pas.compose import compose
 from pas.data import load
 from pas.keys import run_key
 from pas.pipeline import run
-from pas.publish import bundle, names, registry
+from pas.publish import bundle, names, place, registry
 from pas.publish.card import card as run_card
 from pas.publish.chain import Chain, chain_of
 from pas.publish.licences import start
@@ -157,10 +157,14 @@ def test_eight_bits(out: Path) -> None:
 
 
 def test_again_and_instead(finished: Path, out: Path, tmp_path: Path) -> None:
-    """The same network again takes the place of itself, with the formats that are asked for now; another one needs --force."""
-    place = tmp_path / "out"
-    shutil.copytree(out, place)
-    folder = publish(finished / "bundle", "pas_tiny.digits", place, terms="mine")
+    """The same network again takes the place of itself; --force lets another one, and one with fewer formats."""
+    parent = tmp_path / "out"
+    shutil.copytree(out, parent)
+    for formats, words in (([], "model.pt2 and model.int8.onnx too: keep that with --formats pt2 int8"), (["pt2"], "model.int8.onnx too")):
+        with pytest.raises(pas.PasError, match=re.escape(words)):
+            publish(finished / "bundle", "pas_tiny.digits", parent, formats=formats)
+    assert {file.name for file in (parent / "pas_tiny.digits").iterdir()} == ALL
+    folder = publish(finished / "bundle", "pas_tiny.digits", parent, terms="mine", force=True)
     assert {file.name for file in folder.iterdir()} == ALL - {"model.pt2", "model.int8.onnx"}
     assert "The data (digits): mine." in card(folder)
     other = tmp_path / "other"
@@ -172,10 +176,30 @@ def test_again_and_instead(finished: Path, out: Path, tmp_path: Path) -> None:
     bundle.save(other / "bundle", network, bundle.Backbone(**about["backbone"]), bundle.architecture_of(folder), mean=(0.5,), std=(0.5,),
                 about=about, card="")  # fmt: skip
     with pytest.raises(pas.PasError, match="holds another network"):
-        publish(other, "pas_tiny.digits", place)
-    publish(other, "pas_tiny.digits", place, force=True)
+        publish(other, "pas_tiny.digits", parent)
+    publish(other, "pas_tiny.digits", parent, force=True)
     assert torch.equal(forward(pas.load(folder), IMAGES), forward(network, IMAGES))
-    assert [path.name for path in place.iterdir()] == ["pas_tiny.digits"]
+    assert [path.name for path in parent.iterdir()] == ["pas_tiny.digits"]
+
+
+def test_one_publisher_of_a_name(out: Path, tmp_path: Path) -> None:
+    """A second one is refused; the folders of killed ones go, or come back where nothing had taken their place yet."""
+    there = tmp_path / "pas_tiny.digits"
+    for left in (".pas_tiny.digits.abcdefgh.tmp", ".pas_tiny.abcdefgh.tmp"):
+        (tmp_path / left).mkdir()
+    shutil.copytree(out / "pas_tiny.digits", tmp_path / ".pas_tiny.digits.abcdefgh.tmp.old")
+    (tmp_path / ".pas_tiny.digits.lock").touch()
+    with place.aside(there) as made:
+        assert {file.name for file in there.iterdir()} == ALL
+        assert {path.name for path in tmp_path.iterdir()} == {there.name, made.name, ".pas_tiny.abcdefgh.tmp", ".pas_tiny.digits.lock"}
+        with pytest.raises(pas.PasError, match=r"another process publishes .*/pas_tiny\.digits: wait for it"), place.aside(there):
+            pass
+        with place.aside(tmp_path / "pas_tiny"):
+            pass
+        (made / "file").touch()
+        place.put(made, there)
+    assert [path.name for path in tmp_path.iterdir()] == [there.name]
+    assert [file.name for file in there.iterdir()] == ["file"]
 
 
 def test_seeds_that_were_run_beside_it(finished: Path, tmp_path: Path) -> None:

@@ -6,11 +6,9 @@ The folder OUT/NAME is a bundle (`pas.publish.bundle`) with more in it: a figure
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -20,22 +18,21 @@ from pas import onnx
 from pas.axes.capture import in_mode
 from pas.command import command, settings
 from pas.data import load
-from pas.disk import ASIDE, writing
 from pas.errors import PasError
 from pas.exactness import relative_error
-from pas.publish import bundle, int8, program, registry
+from pas.publish import bundle, int8, place, program, registry
 from pas.publish.backbone import Backbone
 from pas.publish.card import Facts, Int8, published_card
 from pas.publish.chain import chain_of
 from pas.publish.licences import licence, start
 from pas.publish.names import checked
+from pas.publish.place import INT8, PT2, WIDTHS
 from pas.publish.plain import plain
 from pas.report import figures
 from pas.result import read_result
 from pas.rule import word
 
 FORMATS = ("onnx", "pt2", "int8")
-WIDTHS, PT2, INT8 = "widths.png", "model.pt2", "model.int8.onnx"
 EXACT = 1e-5  # what one network may differ in fp32, computed in two ways
 
 
@@ -61,10 +58,11 @@ def publish(
         terms: of the data; by default what is known of it.
         root: where the data is, for `int8`.
         entry: what makes the dense network, where it was a person's own.
-        force: replace another bundle of that name.
+        force: replace another bundle of that name, or one with more formats.
         say: takes a line before what takes a while.
 
-    Raises PasError for a bad name, a run that isn't finished, another bundle in the same place, and a format that can't be written.
+    Raises PasError for a bad name, a run that isn't finished, another bundle in the same place or one whose formats would be lost, another
+    publisher of that name, and a format that can't be written.
     """
     _free(checked(name))
     asked = {word("--formats", one, FORMATS) for one in formats}
@@ -75,16 +73,15 @@ def publish(
     if config["pas"].get("run_key") != result["run_key"]:
         raise PasError(f"{source} is not of the run {result['run_key']}: take an intact copy of the run's folder")
     made_by = _made_by(folder)
-    _check_place(out / name, name, source, force)
+    there = out / name
+    place.occupied(there)
     own = backbone.own(entry)
     network, architecture = bundle.load(source, model=own), bundle.architecture_of(source)
     graph = bundle.skeleton(source)
     chain = chain_of(network, backbone.example())
     further = asked if chain is not None else {*asked, "pt2"}
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        aside = Path(mkdtemp(ASIDE, f".{name}.", out))
-    try:
+    with place.aside(there) as aside:
+        place.check(there, name, source, further, force=force)
         say("writing weights and ONNX")
         bundle.write_network(aside, network, backbone, architecture, graph)
         figures.widths_of(architecture, aside / WIDTHS, title=name)
@@ -109,10 +106,9 @@ def publish(
         bundle.seal(aside, bundle.configured(network, backbone, mean=mean, std=std, about=about), names, text)
         say("reading it back")
         _verify(aside, network, own, backbone, chained=chain is not None)
-        _put(aside, out / name)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return out / name
+        place.check(there, name, source, further, force=force)  # it took a while, and not all that writes there asks for the lock
+        place.put(aside, there)
+    return there
 
 
 def _free(name: str) -> None:
@@ -144,21 +140,6 @@ def _made_by(folder: Path) -> str:
         return command(folder / "config.yaml", elsewhere=True)
     except PasError as error:
         raise PasError(f"{folder}: {error}: publish with the version of pas that made the run") from error
-
-
-def _check_place(place: Path, name: str, source: Path, force: bool) -> None:
-    """Raise PasError where something lies that would be lost: files that no bundle has, or, without `force`, another bundle."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        return
-    found = {file.name for file in place.iterdir()} if place.is_dir() else set()
-    if not {*bundle.FILES[:3]} <= found <= {*bundle.FILES, bundle.GRAPH, WIDTHS, PT2, INT8}:
-        raise PasError(f"{place} holds something that is no published network: choose another --out")
-    if force:
-        return
-    there = bundle.read_config(place)["pas"]
-    same = all(bundle.read_file(place, file) == bundle.read_file(source, file) for file in ("model.safetensors", "architecture.json"))
-    if there.get("name") != name or not same:
-        raise PasError(f"{place} holds another network ({there.get('run_key', 'of an unknown run')}): choose another --out, or --force")
 
 
 def _quantised(aside: Path, folder: Path, result: dict[str, Any], backbone: Backbone, root: str | None) -> Int8:
@@ -201,19 +182,3 @@ def _error(one: nn.Module, other: nn.Module, images: Tensor) -> float:
     with in_mode(one, training=False), in_mode(other, training=False):
         a, b = one(images), other(images)
     return relative_error(a, b)
-
-
-def _put(aside: Path, place: Path) -> None:
-    """Move a folder to its place; what was there goes when the new one is there."""
-    old = aside.with_name(f"{aside.name}.old")
-    with writing(place):
-        if place.exists():
-            place.rename(old)
-        aside.chmod(0o755)  # a temporary folder is its owner's alone
-        try:
-            aside.rename(place)
-        except OSError:
-            if old.exists():
-                old.rename(place)
-            raise
-    shutil.rmtree(old, ignore_errors=True)
