@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
                  "pas diff runs/RUN runs/OTHER --figure widths.png")  # fmt: skip
     diff.description = f"{diff.description} Exits with 0 when they are equal, 1 when they differ, 2 on trouble."
     for side in ("a", "b"):
-        diff.add_argument(side, metavar=side.upper(), type=Path, help="an architecture.json, a run's folder or a bundle")
+        diff.add_argument(side, metavar=side.upper(), type=Path, help="an architecture.json, a run's folder, a bundle, a published name")
     diff.add_argument("--json", action="store_true", help="as JSON")
     diff.add_argument("--figure", type=Path, metavar="FILE", help="draw both widths of every axis (.png, .svg or .pdf)")
     return parser
@@ -207,7 +207,9 @@ def _parser() -> argparse.ArgumentParser:
 def _network(verb: argparse.ArgumentParser, *, bundles: bool = False) -> None:
     """The arguments that name a network."""
     one = verb.add_mutually_exclusive_group(required=not bundles)
-    words = "a folder that pas search wrote (runs/RUN/bundle), or a timm name" if bundles else "a timm name, or one of pas.models"
+    words = "a timm name, or one of pas.models"
+    if bundles:
+        words = "a folder that pas search wrote (runs/RUN/bundle), a published name, or any name of timm"
     if bundles:
         verb.add_argument("model", metavar="BUNDLE_OR_MODEL", nargs="?", help=words)
     else:

@@ -19,6 +19,8 @@ from pas.errors import PasError, first_line
 
 SILENT = ("compare", "paths", "logger", "dry_run")
 """Sections that change no result."""
+WITHIN = ("bundle", "architecture.json")
+"""What of a run a search can start from."""
 PLAIN = re.compile(r"(?!(?:null|true|false|yes|no|on|off|nan|inf)$)[A-Za-z_/][\w./:%@-]*", re.IGNORECASE)
 """Text that Hydra reads as such without quotes."""
 
@@ -51,8 +53,15 @@ def _elsewhere(wanted: Mapping[str, Any]) -> dict[str, Any]:
     found["data"]["root"] = found["cost"]["table"] = None
     for section, name in (("model", "weights"), ("model", "path"), ("options", "start")):
         if found[section].get(name) is not None:
-            found[section][name] = Path(found[section][name]).name
+            found[section][name] = _last(Path(found[section][name]))
     return found
+
+
+def _last(path: Path) -> str:
+    """A file or a run by its name; of what lies in every run alike, with the run's."""
+    parts = path.parts
+    count = next((n for n, part in enumerate(reversed(parts), 1) if part not in WITHIN), len(parts))
+    return str(Path(*parts[-count:]))
 
 
 def overrides(wanted: Mapping[str, Any]) -> list[str]:

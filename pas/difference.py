@@ -14,6 +14,7 @@ from pas.amount import human
 from pas.architecture import Architecture
 from pas.errors import PasError
 from pas.publish.bundle import architecture_of, read_config
+from pas.publish.names import located
 from pas.report import figures
 from pas.result import FILE, read_result
 
@@ -77,7 +78,7 @@ class Difference:
 
 
 def difference(a: Path, b: Path) -> Difference:
-    """Compare two `architecture.json` files, run folders or bundles.
+    """Compare two `architecture.json` files, run folders, bundles or published networks by their names.
 
     Raises PasError when one of them can't be read, or they belong to different networks.
     """
@@ -91,7 +92,8 @@ def difference(a: Path, b: Path) -> Difference:
 
 
 def read(path: Path) -> Side:
-    """A side of the comparison from an `architecture.json`, a run's folder or a bundle."""
+    """A side of the comparison from an `architecture.json`, a run's folder, a bundle or a published name."""
+    path = located(path)
     return Side(path, architecture_of(path), _costs(path) if path.is_dir() else None)
 
 

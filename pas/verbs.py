@@ -63,7 +63,7 @@ def benchmark(options: argparse.Namespace) -> int:
 
     wanted = _wanted(options)
     if not wanted.label:
-        raise PasError("give a bundle's folder or a timm name: pas benchmark BUNDLE_OR_MODEL")
+        raise PasError("give a bundle's folder, a published name or a timm name: pas benchmark BUNDLE_OR_MODEL")
     found = benchmark.benchmark(wanted, _conditions_of(options), repeats=options.repeats)
     name = wanted.name or wanted.label
     if options.json:
@@ -91,8 +91,11 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def publish(options: argparse.Namespace) -> int:
     """Write the published bundle of a run."""
+    import shlex
+
     from rich.console import Console
 
+    from pas.publish.names import folder_of
     from pas.publish.publication import publish
 
     progress = Console(stderr=True)
@@ -109,6 +112,10 @@ def publish(options: argparse.Namespace) -> int:
     )
     for file in sorted(folder.iterdir()):
         print(file)
+    known = folder_of(options.name)
+    if known is None or known.resolve() != folder.resolve():
+        line = f"export PAS_MODELS={shlex.quote(str(options.out.resolve()))}"
+        progress.print(f"pas.load, timm and pas find it by its name after: {line}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -47,6 +47,10 @@ def test_for_another_machine(tmp_path: Path):
     file = put(tmp_path, "model.weights=/here/net.th", "data.root=/here", "cost.table=/here/table.jsonl", "options.start=/here/runs/first")
     assert command(file, elsewhere=True) == "pas search model.weights=net.th options.start=first"
     assert "data.root=/here" in command(file)
+    for start, told in (("/here/runs/first/bundle", "first/bundle"), ("runs/first/bundle/architecture.json",) * 2, ("bundle", "bundle"),
+                        ("/here/runs/first/architecture.json", "first/architecture.json"), ("pas_vgg_b1.authors",) * 2):  # fmt: skip
+        wanted = f"pas search options.start={told.removeprefix('runs/')}"
+        assert command(put(tmp_path, f"options.start={start}"), elsewhere=True) == wanted
 
 
 def test_no_command_is_made_up(tmp_path: Path):

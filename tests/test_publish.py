@@ -25,6 +25,7 @@ import pas
 from pas import benchmark, cli, models
 from pas.compose import compose
 from pas.data import load
+from pas.difference import difference
 from pas.keys import run_key
 from pas.pipeline import run
 from pas.publish import bundle, names, place, registry
@@ -261,7 +262,9 @@ def test_the_verb(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as left:
         cli.main(["publish", str(finished), "--name", "pas_tiny.digits"])
     assert left.value.code == 0
-    assert "published/pas_tiny.digits/config.json" in capsys.readouterr().out.splitlines()
+    told = capsys.readouterr()
+    assert "published/pas_tiny.digits/config.json" in told.out.splitlines()
+    assert told.err.splitlines()[-1].endswith(f"export PAS_MODELS={tmp_path / 'published'}")
     monkeypatch.setenv("PAS_MODELS", "published")
     with pytest.raises(SystemExit) as left:
         cli.main(["evaluate", "pas_tiny", "--data", "digits"])
@@ -275,6 +278,7 @@ def test_by_name(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(forward(pas.load("pas_tiny"), IMAGES), wanted)
     assert torch.equal(forward(pas.load("pas_tiny.digits"), IMAGES), wanted)
     assert set(benchmark.networks(Wanted("pas_tiny"))[0]) == {"dense", "searched"}
+    assert difference(Path("pas_tiny"), known).equal
     for name in ("pas_tiny.digit", "pas_tin"):
         with pytest.raises(pas.PasError, match=r"did you mean pas_tiny\.digits\?"):
             pas.load(name)
@@ -284,6 +288,8 @@ def test_by_name(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     family = {folder.name: folder for folder in names.FAMILY.iterdir() if folder.is_dir()}
     assert names.published() == {"pas_tiny.digits": known, **family}
     monkeypatch.delenv("PAS_MODELS")
+    with pytest.raises(pas.PasError, match=r"did you mean pas_vgg_b1\.authors\? PAS_MODELS=FOLDER isn't set"):
+        pas.load("pas_vgg_b1.author")
     monkeypatch.setattr(names, "FAMILY", known.parent)  # what comes with the package
     assert names.published() == {"pas_tiny.digits": known}
 

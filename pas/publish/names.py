@@ -62,5 +62,6 @@ def located(name_or_folder: str | Path) -> Path:
     known = published()
     near = difflib.get_close_matches(text, known, n=4) or [name for name in known if name.partition(".")[0] == text.partition(".")[0]]
     if near:
-        raise PasError(f"no published network is called {text!r}: did you mean {', '.join(near)}?")
+        where = "" if os.environ.get("PAS_MODELS") else " PAS_MODELS=FOLDER isn't set, so only those of the package are known."
+        raise PasError(f"no published network is called {text!r}: did you mean {', '.join(near)}?{where}")
     return Path(text)
