@@ -207,13 +207,11 @@ def _parser() -> argparse.ArgumentParser:
 def _network(verb: argparse.ArgumentParser, *, bundles: bool = False) -> None:
     """The arguments that name a network."""
     one = verb.add_mutually_exclusive_group(required=not bundles)
-    words = "a timm name, or one of pas.models"
     if bundles:
         words = "a folder that pas search wrote (runs/RUN/bundle), a published name, or any name of timm"
-    if bundles:
         verb.add_argument("model", metavar="BUNDLE_OR_MODEL", nargs="?", help=words)
     else:
-        one.add_argument("model", metavar="MODEL", nargs="?", help=words)
+        one.add_argument("model", metavar="MODEL", nargs="?", help="a timm name, or one of pas.models")
     one.add_argument(
         "--entry", metavar="package.module:function", help="a network of your own; called with num_classes and in_chans"
     )
