@@ -88,7 +88,7 @@ def check(command: str, forks: Forks, workplace: Path) -> None:
 
 def heavy(command: str) -> list[pytest.MarkDecorator]:
     """Trainings of a large network, latency tables and many processes are made in `-m slow` only (other tests make small ones)."""
-    large = ("model=repvgg_a0", "budget.latency", "pas profile", "submitit_local")
+    large = ("model=repvgg_a0", "budget.latency", "pas profile", "submitit_local", "pas compare")
     return [pytest.mark.slow] if any(words in command for words in large) else []
 
 
