@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from pas.report import labels
-from pas.report.figures import COLOURS, GRID, INK, figure_of, plain, save, words
+from pas.report.figures import COLOURS, GRID, INK, figure_of, plain, save, tick, words
 from pas.report.tables.cells import Cell
 from pas.report.tables.spec import Figure, Row, Table
 
@@ -106,6 +106,8 @@ def _scatter(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[s
                       color=KINDS[kind], label=kind)  # fmt: skip
         named[words(name)] = (point[0], point[1])
     axes.margins(x=0.12, y=0.12)
+    if table.columns[asked.x].of in ("MACs", "parameters"):
+        axes.xaxis.set_major_formatter(tick)
     axes.set_xlabel(words(asked.x))
     axes.set_ylabel(words(label))
     return named
