@@ -204,7 +204,7 @@ def _seeds(points: Sequence[Cell]) -> str:
     return f"mean ± std, {counts[0]} seeds" if len(counts) == 1 else f"mean ± std, {counts[0]}-{counts[-1]} seeds"
 
 
-def tick(value: float, _: int) -> str:
+def tick(value: float, _: float) -> str:
     """A count on an axis: 20 M."""
     for unit, scale in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
         if abs(value) >= scale:
