@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from pas.amount import counted
 from pas.compose import Launcher
 from pas.config import Config
 from pas.errors import PasError, first_line
@@ -69,7 +70,7 @@ def sweep(runs: Sequence[tuple[Sequence[str], Config]], launcher: Launcher) -> l
     running: dict[submitit.Job[Outcome], Planned] = {}
     failures: list[tuple[str, str]] = []
     queue, at_once, cluster = executor(launcher), min(places(launcher), total), CLUSTERS[launcher.target]
-    _say(f"{total} {'run' if total == 1 else 'runs'} to do, {at_once} at a time")
+    _say(f"{counted(total, 'run')} to do, {at_once} at a time")
     began = said = time.monotonic()
     try:
         while waiting or running:

@@ -155,15 +155,16 @@ def table(options: argparse.Namespace) -> int:
     folder = tables.experiments(options.folder)
     if options.list:
         names, failed = tables.names(folder), False
+        width = max(map(len, names))
         for name in names:
             try:
                 made = tables.make(folder, name, options.runs)
             except PasError as error:
                 failed = True
-                print(f"{name:{max(map(len, names))}}  pas: {error}")
+                print(f"{name:{width}}  pas: {error}")
                 continue
             filled, rows = made.filled
-            print(f"{name:{max(map(len, names))}}  {filled} of {rows} rows run  {made.table.title}")
+            print(f"{name:{width}}  {filled} of {rows} rows run  {made.table.title}")
         return 2 if failed else 0
     if options.name is None:
         raise PasError("say which table: pas table NAME; pas table --list names them")

@@ -373,6 +373,15 @@ def test_widths_without_weights(tmp_path: Path) -> None:
         pas.load(copy)
 
 
+def test_widths_alone_are_a_network(out: Path, tmp_path: Path) -> None:
+    folder, known = tmp_path / "widths", out / "pas_tiny.digits"
+    backbone = bundle.Backbone(**bundle.read_config(known)["pas"]["backbone"])
+    bundle.save_widths(folder, backbone, bundle.architecture_of(known), mean=(0.3,), std=(0.3,), about={"name": "mine"}, card="Mine.")
+    assert {file.name for file in folder.iterdir()} == {"config.json", "architecture.json", "README.md"}
+    shapes = lambda network: [weight.shape for weight in network.parameters()]  # noqa: E731
+    assert shapes(timm.create_model(f"local-dir:{folder}")) == shapes(pas.load(known))
+
+
 def test_timm_by_folder(known: Path, tmp_path: Path) -> None:
     network = timm.create_model(f"local-dir:{known}", pretrained=True).eval()
     assert torch.equal(forward(network, IMAGES), forward(pas.load(known), IMAGES))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pas.amount import counted
 from pas.comparison.jobs import Job, result_of, unfinished
 from pas.disk import write_bytes
 from pas.order import needs
@@ -54,7 +55,7 @@ def make(jobs: Sequence[Job], folder: Path, processes: int, say: Callable[[str],
     if total < len(jobs):
         say(f"{len(jobs) - total} of {len(jobs)} runs are there already")
     if waiting:
-        say(f"{total} {'run' if total == 1 else 'runs'}, {processes} at a time" + (f"; log: {folder / LOG}" if processes > 1 else ""))
+        say(f"{counted(total, 'run')}, {processes} at a time" + (f"; log: {folder / LOG}" if processes > 1 else ""))
     running: dict[Process, Running] = {}
     failed: list[str] = []
     lasted: list[float] = []

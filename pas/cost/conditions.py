@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pas.amount import counted
 from pas.errors import PasError
 
 RUNTIMES = ("onnxruntime", "torch", "compile")
@@ -54,7 +55,7 @@ class Conditions:
     @property
     def brief(self) -> str:
         """Runtime, batch and threads in a few words."""
-        return f"{self.runtime}, batch {self.batch}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.runtime}, batch {self.batch}, {counted(self.threads, 'thread')}"
 
     def header(self) -> Header:
         """The same with everything else that times depend on. Raises PasError when there is no such device."""
@@ -83,8 +84,8 @@ class Header:
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.device}, {self.runtime} ({versions}), {self.dtype}, {self.layout}, batch {self.batch}, {threads}"
+        size = f"batch {self.batch}, {counted(self.threads, 'thread')}"
+        return f"{self.device}, {self.runtime} ({versions}), {self.dtype}, {self.layout}, {size}"
 
 
 def cpu_name() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pas.amount import human
+from pas.amount import counted, human
 from pas.data import fitted
 from pas.environment import commit_of
 from pas.publish import plain
@@ -111,8 +111,7 @@ def _numbers(result: Mapping[str, Any], backbone: Backbone) -> str:
     took = ""
     if "latency" in result and searched["latency_ms"] is not None:
         latency = result["latency"]
-        threads = f"{latency['threads']} thread{'s' if latency['threads'] != 1 else ''}"
-        conditions = f"batch {latency['batch']}, {latency['runtime']}, {threads}, {latency['dtype']}"
+        conditions = f"batch {latency['batch']}, {latency['runtime']}, {counted(latency['threads'], 'thread')}, {latency['dtype']}"
         ratio = by_turns(latency)
         if noisy(latency):
             took = f" Its latency ({conditions}) isn't told: {latency['device']} was too noisy to tell."

@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -70,6 +71,23 @@ def measure(method: str, how: argparse.Namespace) -> dict[str, object]:
     }  # fmt: skip
 
 
+def alone(script: str, *words: str) -> dict[str, object]:
+    """What a benchmark measures in a process of its own, which prints it as JSON last; shown."""
+    out = subprocess.run([sys.executable, script, *words], check=True, capture_output=True, text=True).stdout
+    found: dict[str, object] = json.loads(out.splitlines()[-1])
+    print("  ".join(f"{key} {value}" for key, value in found.items()), flush=True)
+    return found
+
+
+def write(rows: Sequence[Mapping[str, object]], path: Path | None) -> None:
+    """All rows as a file, if one is asked for."""
+    if path is not None:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="repvgg_micro")
@@ -87,14 +105,8 @@ def main() -> None:
         if any(row["method"] == method for row in rows):
             continue
         words = ["--model", how.model, "--batch", str(how.batch), "--size", str(how.size), "--steps", str(how.steps)]
-        out = subprocess.run([sys.executable, __file__, *words, "--methods", method], check=True, capture_output=True, text=True).stdout
-        rows.append(json.loads(out.splitlines()[-1]))
-        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-        if how.csv:
-            with how.csv.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+        rows.append(alone(__file__, *words, "--methods", method))
+        write(rows, how.csv)
 
 
 if __name__ == "__main__":

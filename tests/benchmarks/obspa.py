@@ -9,16 +9,13 @@ beside it the size of the network, and of the largest Hessian of a layer. Weight
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from methods import peak
+from methods import alone, peak, write
 
 import pas
 from pas import models
@@ -63,15 +60,8 @@ def main() -> None:
         return
     rows = []
     for name in how.models:
-        words = ["--one", "--models", name, "--samples", str(how.samples), "--threads", str(how.threads)]
-        out = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True).stdout
-        rows.append(json.loads(out.splitlines()[-1]))
-        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if how.csv:
-        with how.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        rows.append(alone(__file__, "--one", "--models", name, "--samples", str(how.samples), "--threads", str(how.threads)))
+        write(rows, how.csv)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pas.amount import UNITS
+from pas.amount import UNITS, counted
 from pas.environment import commit_of
 from pas.report.collect import dense_top1
 from pas.report.comparison.lines import Line, Result, results_of
@@ -36,7 +36,7 @@ def caption(group: Sequence[Line], baselines: Sequence[str]) -> str:
     found = results_of(group)
     seeds = sorted({seed for line in group for seed in line.results})
     environments = [result["environment"] for result in found]
-    devices = _distinct(f"{one['device']}, {_counted(one['threads'], 'thread')}" for one in environments)
+    devices = _distinct(f"{one['device']}, {counted(one['threads'], 'thread')}" for one in environments)
     commits = _distinct(commit_of(one, 8) or "unknown" for one in environments)
     words = [*_limits(found), *_epochs(found), _seeds(seeds).capitalize()]
     words.append(f"Device: {devices[0]}" if len(devices) == 1 else f"{len(devices)} devices: {_listed(devices)}")
@@ -102,7 +102,7 @@ def _tests(group: Sequence[Line], baselines: Sequence[str]) -> list[str]:
         return [f"No differences, as no baseline has a result here ({', '.join(baselines)}; compare.baselines=[ROW] names others)"]
     gaps = [gap for line in group if (gap := paired(line, base)) is not None]
     tests = sum(gap.test is not None for gap in gaps)
-    words = [f"The p-values are of {_counted(tests, 'test')}, not corrected for their number"] if tests else []
+    words = [f"The p-values are of {counted(tests, 'test')}, not corrected for their number"] if tests else []
     if any(len(gap.gaps) == 1 for gap in gaps):
         words.append("No test of a single pair of seeds")
     if any(len(gap.gaps) > 1 and gap.test is None for gap in gaps):
@@ -112,10 +112,6 @@ def _tests(group: Sequence[Line], baselines: Sequence[str]) -> list[str]:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _distinct(words: Iterable[str]) -> list[str]:

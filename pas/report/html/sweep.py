@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
-from pas.amount import UNITS, human
+from pas.amount import UNITS, counted, human
 from pas.report.collect import Cell, Finished, cells
 from pas.report.figures import front_of, without_common_start
 from pas.report.html.document import document, node, section, table
@@ -23,14 +23,14 @@ TASK = 3
 
 def sweep_page(folder: Path, runs: Sequence[Finished], unfinished: Sequence[str]) -> str:
     """The whole page. `unfinished`: runs that are on their way, in words."""
-    body = [node("header", node("h1", "1 run" if len(runs) == 1 else f"{len(runs)} runs"), node("p", NOTE, class_="lead"))]
+    body = [node("header", node("h1", counted(len(runs), "run")), node("p", NOTE, class_="lead"))]
     for number, ((model, data, split), group) in enumerate(groupby(cells(runs), key=lambda cell: (cell.model, cell.data, cell.split))):
         body.append(section(f"{model} on {data} ({split})", *_task(folder, list(group), number)))
     rows = [[_headed(run_link(folder, run, run.result["run_key"])), *map(_cell, numbers(run)[1:])] for run in runs]
     body.append(section("All runs", table("Every run by itself", RUNS, rows, class_="numbers sorted")))
     if unfinished:
         body.append(section("Not finished", node("ul", *(node("li", words) for words in unfinished))))
-    return document(f"pas: {len(runs)} {'run' if len(runs) == 1 else 'runs'}", body, script=True)
+    return document(f"pas: {counted(len(runs), 'run')}", body, script=True)
 
 
 def run_link(folder: Path, run: Finished, words: str) -> Element:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from pas.report import labels
+from pas.report.collect import Mean
 from pas.report.figures import COLOURS, GRID, INK, figure_of, plain, save, tick, words
 from pas.report.tables.cells import Cell
 from pas.report.tables.spec import Figure, Row, Table
@@ -61,7 +61,7 @@ def _kind(row: Row) -> str:
 
 
 def _std(cell: Cell) -> float:
-    return statistics.stdev(cell.values.values()) if len(cell.values) > 1 else 0.0
+    return Mean.of(list(cell.values.values())).std if cell.values else 0.0
 
 
 def _dots(axes: Axes, table: Table, cells: Cells, asked: Figure, rows: list[str]) -> None:

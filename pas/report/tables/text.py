@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pas.amount import time_in_words
+from pas.environment import commit_of
 from pas.report.tables.cells import Cell
 from pas.report.tables.quantities import Result
 from pas.report.tables.spec import TAGS, Row, Table
@@ -101,8 +102,7 @@ def _origin(table: Table, row: Row, cell: Cell) -> dict[str, Any]:
 
 
 def _commits(environments: Iterable[Mapping[str, Any]]) -> str:
-    told = [(one["commit"] or "unknown")[:8] + (" with changes" if one.get("dirty") else "") for one in environments]
-    return "; ".join(dict.fromkeys(told))
+    return "; ".join(dict.fromkeys(commit_of(one, 8) or "unknown" for one in environments))
 
 
 def _devices(environments: Iterable[Mapping[str, Any]]) -> str:
