@@ -31,7 +31,7 @@ from pas.cost.measure import latency, ratio
 from pas.data import load, plain_loader
 from pas.exactness import relative_error
 from pas.pipeline import run
-from pas.publish import bundle, names, registry
+from pas.publish import bundle, names, registry, sealed
 from pas.publish.publication import publish
 from pas.report import figures
 from pas.runs import run_folder
@@ -77,7 +77,7 @@ network = pas.load(NAME)
 same = timm.create_model(NAME, pretrained=True).eval()
 
 folder = names.located(NAME)
-about = bundle.read_config(folder)["pas"]
+about = sealed.read_config(folder)["pas"]
 example = bundle.Backbone(**about["backbone"]).example()
 data = load(about["data"], image_size=example.shape[-1])
 test = plain_loader(data, data.test, batch_size=500)
@@ -100,7 +100,7 @@ display(Image((folder / "widths.png").read_bytes(), width=620))
 
 # %%
 dense = bundle.dense_of(folder)
-trained = pas.slice(dense, pas.signature(dense, example), bundle.architecture_of(folder)).eval()
+trained = pas.slice(dense, pas.signature(dense, example), sealed.architecture_of(folder)).eval()
 trained.load_state_dict(weights)
 assert all(torch.equal(one, other) for one, other in zip(pas.fuse(trained).parameters(), network.parameters(), strict=True))
 print("pas.fuse gives the published weights, bit for bit")

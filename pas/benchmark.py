@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pas.cost.conditions import Conditions
 from pas.cost.measure import Latency, latency, ratio
 from pas.errors import PasError
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.backbone import Backbone
 from pas.publish.names import folder_of
 from pas.surgery.fuse import fuse
@@ -35,7 +35,7 @@ def networks(wanted: Wanted) -> tuple[dict[str, nn.Module], Tensor]:
             raise PasError(f"there is no bundle in {folder}: give the folder that pas search wrote, runs/RUN/bundle")
         model, example = network(wanted)
         return {"dense": fuse(model.eval())}, example
-    backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
+    backbone = Backbone(**sealed.read_config(folder)["pas"]["backbone"])
     if wanted != Wanted(wanted.name, wanted.entry):
         raise PasError(f"{folder} has its own image size ({backbone.image_size} px), classes and channels: leave them out")
     dense = bundle.dense_of(folder, model=backbone.own(wanted.entry))

@@ -13,8 +13,8 @@ from rich.table import Table
 from pas.amount import human
 from pas.architecture import Architecture
 from pas.errors import PasError
-from pas.publish.bundle import architecture_of, read_config
 from pas.publish.names import located
+from pas.publish.sealed import architecture_of, read_config
 from pas.report import figures
 from pas.result import FILE, read_result
 

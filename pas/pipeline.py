@@ -20,18 +20,16 @@ from pas import distributed, onnx
 from pas.architecture import Architecture
 from pas.axes.capture import forget
 from pas.config import Config
-from pas.cost.macs import macs, params
-from pas.cost.measure import Latency, Ratio, latency, ratio
+from pas.cost.measure import Latency, latency
 from pas.data import Data, load
 from pas.data.loader import stable_seed
-from pas.environment import environment
 from pas.errors import PasError
 from pas.exactness import relative_error
-from pas.keys import method_label, run_key, settings, source_of, variant
+from pas.keys import run_key, source_of
 from pas.onnx_read.skeleton import skeleton
-from pas.parent import Parent
+from pas.outcome import outcome
 from pas.plan import Plan, plan, stand_in
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.backbone import Backbone
 from pas.publish.card import card
 from pas.publish.names import located
@@ -41,7 +39,8 @@ from pas.result import read_result
 from pas.runs import Run, open_run, run_folder
 from pas.search import Search
 from pas.setting import Setting
-from pas.stages import conditions, dense_epochs, find, finetune, last_recipe, make, prepare, refuse_early
+from pas.stages import dense_epochs, find, finetune, last_recipe, prepare
+from pas.start import conditions, make, refuse_early
 from pas.surgery.fuse import fuse
 from pas.surgery.mask import mask
 from pas.surgery.slice import slice
@@ -122,7 +121,7 @@ def _start(config: Config, console: Console | None) -> Architecture | None:
         if distributed.from_leader(lambda: read_result(run_folder(source))) is None:
             say = console or Console(stderr=True)
             run(source, console, wait=lambda line: say.print(line, markup=False, highlight=False, soft_wrap=True))
-    return None if file is None else bundle.architecture_of(located(file))
+    return None if file is None else sealed.architecture_of(located(file))
 
 
 def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def _steps(setting: Setting, start: Architecture | None) -> dict[str, Any]:
         began = time.monotonic()
         times = _latencies(setting, fuse(parent.network).cpu(), plain)
         seconds["measure"] = measured_for + time.monotonic() - began
-        result = _result(setting, search, architecture, parent, top1, times, seconds)
+        result = outcome(setting, search, architecture, parent, top1, times, seconds)
         searched = config.train.search.epochs if search.method.learns else 0
         result["epochs"] = {"dense": dense_epochs(config), "search": searched, "finetune": recipe.epochs}
         result["recovery"] = recovery.found
@@ -205,65 +204,6 @@ def _fresh(setting: Setting) -> nn.Module:
     """The dense network with other weights than the parent started from, among which channels were chosen."""
     random_seed(stable_seed(setting.config.seed, 1) % 2**32)
     return make(setting.config, setting.data, fresh=True).to(setting.device)
-
-
-def _result(
-    setting: Setting,
-    search: Search,
-    architecture: Architecture,
-    parent: Parent,
-    top1: float,
-    times: dict[str, Latency],
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """The content of `result.json`, but for the exactness."""
-    config, signature = setting.config, search.signature
-    optimality = search.optimality()
-    dense, dense_ms, share = signature.dense(), times["dense"].median_ms, ratio(times["searched"], times["dense"])
-    limits = [_as_measured(limit, search, dense_ms, share) for limit in search.report()["budget"]]
-    return {
-        "schema": 1,
-        "run_key": setting.tracker.run.key,
-        "model": config.model.label,
-        "data": config.data.name,
-        "split": config.data.split,
-        "method": method_label(config),
-        "seed": config.seed,
-        "variant": variant(config),
-        "settings": settings(config),
-        "budget": limits[0],
-        "limits": limits,
-        "dense": {
-            "top1": parent.top1,
-            "params": params(signature, dense),
-            "macs": macs(signature, dense),
-            "latency_ms": dense_ms,
-        },
-        "searched": {
-            "top1": top1,
-            "params": params(signature, architecture),
-            "macs": macs(signature, architecture),
-            "latency_ms": share.median * dense_ms,
-            "form": "fused",
-        },
-        "optimality": None if optimality is None else optimality.as_dict(),
-        "seconds": seconds,
-        "latency": {**times["searched"].as_dict(), "share": share.median, "share_low": share.low, "share_high": share.high},
-        "environment": environment(str(setting.device)),
-    }
-
-
-def _as_measured(limit: dict[str, Any], search: Search, dense: float, share: Ratio) -> dict[str, Any]:
-    """A limit as its result says it: latency as in the last measurement, `dense` in ms, of which the target is the same share.
-
-    What the searched network takes is told by the ratio, of turns beside each other: two medians of a noisy machine would say another one.
-    """
-    if limit["kind"] != "latency":
-        return limit
-    relative = next(one.relative for one in search.limits.each if one.kind == "latency")
-    target = limit["share_target"] * dense if relative else limit["target"]
-    found = {"share": share.median, "share_low": share.low, "share_high": share.high, "share_target": target / dense}
-    return {**limit, "target": target, "achieved": share.median * dense, "dense": dense, "verified_share": limit["share"], **found}
 
 
 def _publish(

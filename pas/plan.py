@@ -36,7 +36,8 @@ from pas.result import read_result
 from pas.runs import Run, read_metrics
 from pas.search import Search
 from pas.setting import Setting
-from pas.stages import find, finetune, last_recipe, make, refuse_early, search_of, train_dense
+from pas.stages import find, finetune, last_recipe, train_dense
+from pas.start import make, refuse_early, search_of
 from pas.train.checkpoint import Checkpoint
 from pas.train.recipe import Recipe
 

@@ -7,29 +7,23 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from timm.utils import random_seed
 from torch import Tensor, nn
 
-from pas import distributed, models, onnx
+from pas import distributed
 from pas.architecture import Architecture
-from pas.budget import Budget
-from pas.config import Config, RecipeConfig
-from pas.cost.conditions import Conditions
-from pas.data import Data
-from pas.errors import PasError, first_line, place
+from pas.config import Config
 from pas.keys import dense_key
 from pas.methods import named
 from pas.parent import Parent, is_trained, read_parent, write_parent
 from pas.runs import Run, open_folder
 from pas.search import Search
 from pas.setting import Setting
+from pas.start import make, recipe_of, refuse_early, search_of
 from pas.surgery.fuse import fuse
 from pas.tasks import classification
-from pas.train.checkpoint import random_state, set_random_state
 from pas.train.loop import Loss, fit
 from pas.train.recipe import Recipe, weight_groups
 from pas.verify import Held
@@ -42,7 +36,7 @@ def prepare(setting: Setting, start: Architecture | None) -> Parent:
     it.
     """
     config = setting.config
-    recipe = _recipe(config.train.dense)
+    recipe = recipe_of(config.train.dense)
     random_seed(config.seed)
     network = make(config, setting.data)
     refuse_early(setting, network, start)
@@ -72,62 +66,9 @@ def _top1_given(setting: Setting, network: nn.Module, precision: str) -> float:
         return float(known["top1"])
 
 
-def refuse_early(setting: Setting, network: nn.Module, start: Architecture | None) -> None:
-    """What the search or the export would refuse is refused now, and not after hours of training. Draws nothing.
-
-    Networks that were registered with timm are known to export.
-    """
-    before = random_state()
-    for stage in vars(setting.config.train).values():
-        _recipe(stage)
-    trial = copy.deepcopy(network)
-    _refuse_logits(setting, trial)
-    search = search_of(setting, trial, 1, start)
-    if search.method.learns and not setting.config.train.search.epochs:
-        raise PasError(f"train.search.epochs=0: method={setting.config.method.name} learns while it trains; give it at least 1")
-    if setting.config.model.entry is not None or setting.config.model.path is not None:
-        with TemporaryDirectory() as folder:
-            onnx.export(fuse(network), setting.example(), Path(folder) / "model.onnx")
-    set_random_state(before)
-
-
-def _refuse_logits(setting: Setting, network: nn.Module) -> None:
-    """A classifier gives one number a class."""
-    model, classes = setting.config.model, setting.data.num_classes
-    example = setting.example()
-    try:
-        with torch.no_grad():
-            found = network.eval()(example)
-    except Exception as error:  # whatever a person's own forward raises
-        raise PasError(
-            f"{model.label} doesn't run on an image of {setting.config.data.name}, {tuple(example.shape)}: "
-            f"{first_line(error)}{place(error)}. A function for model.entry gets num_classes={classes} and in_chans={example.shape[1]}"
-        ) from None
-    if not isinstance(found, Tensor) or found.shape != (1, classes):
-        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise PasError(
-            f"{model.label} gives {what} for one image; {setting.config.data.name} has {classes} classes, so it must be "
-            f"a tensor of shape (1, {classes}). What is no classifier is searched in a loop of your own, with pas.Search"
-        )
-
-
 def train_dense(setting: Setting, network: nn.Module, shared: Run) -> tuple[nn.Module, float]:
     """Train the dense parent in the folder of the runs that share it; it (or its running average), and the seconds."""
-    return _train(setting, network, _recipe(setting.config.train.dense), "dense", shared, shared.log)
-
-
-def make(config: Config, data: Data, *, fresh: bool = False) -> nn.Module:
-    """The dense network of a configuration, with the weights that it names, or without any (`fresh`)."""
-    model, shape = config.model, {"num_classes": data.num_classes, "in_chans": data.channels}
-    if model.entry is not None:
-        network = models.from_entry(model.entry, {**shape, **model.args})
-    elif model.path is not None:
-        network = models.from_file(model.path, in_chans=data.channels, image_size=data.image_size, fresh=fresh)
-    else:
-        network = models.create(model.name, pretrained=model.pretrained and not fresh, args=model.args, **shape)
-    if model.weights is not None and not fresh:
-        models.load_weights(network, model.weights)
-    return network
+    return _train(setting, network, recipe_of(setting.config.train.dense), "dense", shared, shared.log)
 
 
 def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tuple[Search, float]:
@@ -136,7 +77,7 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     A method that decides before the first step has no steps here: its share of the epochs is spent on the fine-tuning.
     """
     config = setting.config
-    recipe = _recipe(config.train.search)
+    recipe = recipe_of(config.train.search)
     loader = setting.loader("train", recipe.batch_size, train=True)
     steps = setting.steps(recipe, loader)
     random_seed(config.seed)
@@ -184,34 +125,6 @@ def find(setting: Setting, parent: nn.Module, start: Architecture | None) -> tup
     return search, seconds
 
 
-def search_of(setting: Setting, network: nn.Module, steps: int, start: Architecture | None) -> Search:
-    """The search of a configuration on a network. Raises PasError when the budget can't be met or the network not be captured."""
-    config = setting.config
-    return Search(
-        network,
-        setting.example().to(next(network.parameters()).device),
-        budget=Budget(**{kind: amount for kind, amount in vars(config.budget).items() if amount is not None}),
-        steps=steps,
-        method=config.method.name,
-        keep=config.options.keep,
-        min_width=config.options.min_width,
-        round_to=config.options.round_to,
-        start=start,
-        conditions=conditions(setting),
-        table=None if config.cost.table is None else Path(config.cost.table),
-        snap=config.options.snap,
-        progress=setting.console,
-        **config.method.options,
-    )
-
-
-def conditions(setting: Setting) -> Conditions:
-    """Under which latency is measured; torch's own runtimes measure on the device of the run."""
-    cost = setting.config.cost
-    device = "cpu" if cost.runtime == "onnxruntime" else str(setting.device)
-    return Conditions(cost.runtime, cost.batch, cost.threads, device, cost.layout, cost.dtype, cost.spread)
-
-
 def _with_numbers(setting: Setting, search: Search) -> Callable[[dict[str, Any]], None]:
     return lambda row: setting.tracker.log({**row, **search.numbers()})
 
@@ -246,13 +159,13 @@ def last_recipe(config: Config, search: Search) -> Recipe:
     parent's recipe for the epochs of all three stages.
     """
     train = config.train
-    recipe = _recipe(train.finetune)
+    recipe = recipe_of(train.finetune)
     if search.method.learns:
         return recipe
     if search.method.inherits:
         return replace(recipe, epochs=train.search.epochs + recipe.epochs)
     epochs = train.dense.epochs + train.search.epochs + recipe.epochs
-    return replace(_recipe(train.dense), epochs=epochs, distill=recipe.distill, temperature=recipe.temperature)
+    return replace(recipe_of(train.dense), epochs=epochs, distill=recipe.distill, temperature=recipe.temperature)
 
 
 def _train(
@@ -300,7 +213,3 @@ def _loss(setting: Setting, recipe: Recipe, parent: nn.Module | None) -> Loss:
 
 def _plain_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(model(x).float(), y)
-
-
-def _recipe(stage: RecipeConfig) -> Recipe:
-    return Recipe(**{**vars(stage), "milestones": tuple(stage.milestones)})

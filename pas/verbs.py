@@ -75,9 +75,9 @@ def benchmark(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a bundle on a test split."""
-    from pas.publish.bundle import read_config
     from pas.publish.evaluate import evaluate
     from pas.publish.names import located
+    from pas.publish.sealed import read_config
 
     metrics = evaluate(options.bundle, options.data, options.root, options.entry)
     trained = read_config(located(options.bundle))["pas"].get("data", options.data)

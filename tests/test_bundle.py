@@ -16,7 +16,7 @@ from networks import halves, randomised, run
 import pas
 from pas import onnx
 from pas.difference import difference
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.backbone import Backbone
 
 pytestmark = pytest.mark.usefixtures("exporter")
@@ -52,7 +52,7 @@ def test_reloaded_exactly_and_equal_in_onnx_runtime(name: str, tmp_path: Path) -
     assert not again.training
     assert torch.equal(run(plain, x), run(again, x))
     assert onnx.max_error(plain, tmp_path / "bundle" / "model.onnx", x) < 1e-4
-    assert {file.name for file in (tmp_path / "bundle").iterdir()} == set(bundle.FILES)
+    assert {file.name for file in (tmp_path / "bundle").iterdir()} == set(sealed.FILES)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("missing", bundle.FILES[:3])
+@pytest.mark.parametrize("missing", sealed.FILES[:3])
 def test_a_missing_file_is_named(folder: Path, missing: str, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "bundle")
     (tmp_path / "bundle" / missing).unlink()
@@ -120,7 +120,7 @@ def test_what_a_file_hands_in_loads_no_other_file(folder: Path, tmp_path: Path) 
         ({"in_chans": 10**9}, "backbone.in_chans=1000000000"),
     ):
         changed = {**config, "model_args": args, "pas": {**config["pas"], "sha256": {**config["pas"]["sha256"]}}}
-        changed["pas"]["sha256"]["config.json"] = bundle._own_digest(changed)
+        changed["pas"]["sha256"]["config.json"] = sealed._own_digest(changed)
         file.write_text(json.dumps(changed))
         with pytest.raises(pas.PasError, match=re.escape(words)):
             timm.create_model(f"local-dir:{tmp_path / 'bundle'}")
@@ -143,10 +143,10 @@ def test_names_that_are_no_files(folder: Path, name: str, tmp_path: Path) -> Non
     file = tmp_path / "bundle" / "config.json"
     config = json.loads(file.read_text())
     config["pas"]["sha256"][name] = ""
-    config["pas"]["sha256"]["config.json"] = bundle._own_digest(config)
+    config["pas"]["sha256"]["config.json"] = sealed._own_digest(config)
     file.write_text(json.dumps(config))
     with pytest.raises(pas.PasError, match="files outside of its folder"):
-        bundle.read_config(tmp_path / "bundle")
+        sealed.read_config(tmp_path / "bundle")
 
 
 def test_a_listed_file_is_missing(folder: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_listed_file_is_missing(folder: Path, tmp_path: Path) -> None:
     network = pas.Published.from_pretrained(tmp_path / "bundle")
     (tmp_path / "bundle" / "model.onnx").unlink()
     with pytest.raises(pas.PasError, match=r"model\.onnx is missing"):
-        bundle.read_file(tmp_path / "bundle", "model.onnx")
+        sealed.read_file(tmp_path / "bundle", "model.onnx")
     with pytest.raises(pas.PasError, match=r"model\.onnx is missing"):
         network.save_pretrained(tmp_path / "copy")
     assert not any((tmp_path / "copy").iterdir())
@@ -175,14 +175,14 @@ def test_bundles_without_digests_still_load(folder: Path, tmp_path: Path) -> Non
     assert torch.equal(run(pas.load(tmp_path / "bundle"), x), run(pas.load(folder), x))
 
 
-@pytest.mark.parametrize("name", bundle.DIGESTED)
+@pytest.mark.parametrize("name", sealed.DIGESTED)
 def test_every_digested_file_is_checked(folder: Path, name: str, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "bundle")
-    assert bundle.read_file(tmp_path / "bundle", name) == (folder / name).read_bytes()
+    assert sealed.read_file(tmp_path / "bundle", name) == (folder / name).read_bytes()
     file = tmp_path / "bundle" / name
     file.write_bytes(file.read_bytes()[:-1] + b"\n")
     with pytest.raises(pas.PasError, match=f"{name} was damaged or changed"):
-        bundle.read_file(tmp_path / "bundle", name)
+        sealed.read_file(tmp_path / "bundle", name)
 
 
 def test_a_changed_architecture_is_not_compared_or_started_from(folder: Path, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_changed_architecture_is_not_compared_or_started_from(folder: Path, tm
     whole = json.loads(file.read_text())
     next(axis for axis in whole["axes"].values() if len(axis.get("keep", [])) > 1)["keep"].pop()
     file.write_text(json.dumps(whole))
-    for read in (bundle.architecture_of, lambda path: difference(folder, path)):
+    for read in (sealed.architecture_of, lambda path: difference(folder, path)):
         with pytest.raises(pas.PasError, match="damaged or changed"):
             read(tmp_path / "bundle")
 

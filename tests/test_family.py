@@ -12,7 +12,7 @@ from networks import run
 from torch import nn
 
 import pas
-from pas.publish import bundle
+from pas.publish import sealed
 from pas.publish.evaluate import evaluate
 from pas.publish.names import FAMILY, published
 from pas.publish.plain import plain
@@ -22,7 +22,7 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def about(name: str) -> dict:
-    return bundle.read_config(FAMILY / name)["pas"]
+    return sealed.read_config(FAMILY / name)["pas"]
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -18,7 +18,7 @@ from test_checkpoint import equal
 import pas
 from pas.compose import compose, groups
 from pas.config import Config
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.backbone import Backbone
 from pas.train.checkpoint import load, save
 
@@ -115,7 +115,7 @@ def edit(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 @settings(max_examples=120, **FUZZ)
-@given(name=st.sampled_from(bundle.FILES[:3]), change=edit())
+@given(name=st.sampled_from(sealed.FILES[:3]), change=edit())
 def test_a_changed_bundle_is_refused_or_the_same(
     good: Path, same: Callable, tmp_path_factory: pytest.TempPathFactory, name: str, change: Callable[[bytes], bytes]
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_changed_bundle_is_refused_or_the_same(
         assert json.loads((copy / name).read_bytes()) == json.loads((good / name).read_bytes())
 
 
-@pytest.mark.parametrize("name", bundle.FILES[3:])
+@pytest.mark.parametrize("name", sealed.FILES[3:])
 def test_what_is_not_read_does_not_matter(good: Path, same: Callable, tmp_path: Path, name: str) -> None:
     copy = changed(good, tmp_path / "bundle", name, lambda content: content[: len(content) // 2])
     assert same(pas.load(copy))
@@ -163,7 +163,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", bundle.FILES[:3])
+@pytest.mark.parametrize("name", sealed.FILES[:3])
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_hostile_files_are_refused(good: Path, tmp_path: Path, name: str, bomb: str) -> None:
     copy = shutil.copytree(good, tmp_path / "bundle")

@@ -20,7 +20,7 @@ from pas.data import load
 from pas.errors import PasError
 from pas.keys import settings
 from pas.pipeline import rehearse, run
-from pas.publish import bundle
+from pas.publish import sealed
 from pas.publish.evaluate import evaluate
 from pas.result import read_result
 from pas.runs import Run, read_metrics, run_folder
@@ -56,7 +56,7 @@ def test_result_and_files(finished: tuple[Path, dict]) -> None:
     assert result["exactness"]["fuse_onnx"] < 1e-4
     expected = {"config.yaml", "metrics.jsonl", "checkpoint", "architecture.json", "bundle", "figures", "result.json"}
     assert expected <= {path.name for path in folder.iterdir()}
-    assert {path.name for path in (folder / "bundle").iterdir()} == set(bundle.FILES)
+    assert {path.name for path in (folder / "bundle").iterdir()} == set(sealed.FILES)
     stages = {row["stage"] for row in read_metrics(folder)}
     assert stages == {"search", "finetune"}
     last = [row for row in read_metrics(folder) if row["stage"] == "search"][-1]

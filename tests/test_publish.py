@@ -28,7 +28,7 @@ from pas.data import load
 from pas.difference import difference
 from pas.keys import run_key
 from pas.pipeline import run
-from pas.publish import bundle, names, place, registry
+from pas.publish import bundle, names, place, registry, sealed
 from pas.publish.card import card as run_card
 from pas.publish.chain import Chain, chain_of
 from pas.publish.licences import start
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("exporter")
 
 TINY = ["data.subset=200", "train.dense.epochs=1", "train.search.epochs=1", "train.finetune.epochs=1", "cost.runtime=torch",
         "cost.repeats=3", "cost.warmup=0", "hardware.threads=1"]  # fmt: skip
-ALL = {*bundle.FILES, "widths.png", "model.pt2", "model.int8.onnx"}
+ALL = {*sealed.FILES, "widths.png", "model.pt2", "model.int8.onnx"}
 IMAGES = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -80,10 +80,10 @@ def test_a_bundle_under_its_public_name(finished: Path, out: Path) -> None:
     folder = out / "pas_tiny.digits"
     assert {file.name for file in folder.iterdir()} == ALL
     assert [path.name for path in out.iterdir()] == ["pas_tiny.digits"]
-    about = bundle.read_config(folder)["pas"]
+    about = sealed.read_config(folder)["pas"]
     assert about["name"] == "pas_tiny.digits"
     assert set(about["sha256"]) == ALL - {"README.md"}
-    assert all(bundle.read_file(folder, name) for name in ALL - {"README.md", "config.json"})
+    assert all(sealed.read_file(folder, name) for name in ALL - {"README.md", "config.json"})
     assert torch.equal(forward(pas.load(folder), IMAGES), forward(pas.load(finished / "bundle"), IMAGES))
     assert (folder / "widths.png").read_bytes().startswith(b"\x89PNG")
 
@@ -118,7 +118,7 @@ def test_the_card(finished: Path, out: Path) -> None:
 def test_a_latency_is_told_when_it_is_known(finished: Path) -> None:
     """By the rule of the reports: not where the interval is wider than a fifth of the ratio."""
     result = json.loads((finished / "result.json").read_text())
-    backbone = bundle.Backbone(**bundle.read_config(finished / "bundle")["pas"]["backbone"])
+    backbone = bundle.Backbone(**sealed.read_config(finished / "bundle")["pas"]["backbone"])
     result["dense"]["latency_ms"], result["searched"]["latency_ms"] = 2.0, 1.0
     for high, words, not_told in ((0.55, "| 2 | 1 |", "too noisy"), (0.61, "was too noisy to tell", "| 2 | 1 |")):
         result["latency"] |= {"share": 0.5, "share_low": 0.5, "share_high": high}
@@ -173,8 +173,8 @@ def test_again_and_instead(finished: Path, out: Path, tmp_path: Path) -> None:
     network = pas.load(folder)
     with torch.no_grad():
         next(network.parameters()).mul_(2)
-    about = bundle.read_config(other / "bundle")["pas"]
-    bundle.save(other / "bundle", network, bundle.Backbone(**about["backbone"]), bundle.architecture_of(folder), mean=(0.5,), std=(0.5,),
+    about = sealed.read_config(other / "bundle")["pas"]
+    bundle.save(other / "bundle", network, bundle.Backbone(**about["backbone"]), sealed.architecture_of(folder), mean=(0.5,), std=(0.5,),
                 about=about, card="")  # fmt: skip
     with pytest.raises(pas.PasError, match="holds another network"):
         publish(other, "pas_tiny.digits", parent)
@@ -323,7 +323,7 @@ def test_names_of_timm(known: Path) -> None:
 def test_tags_have_widths_of_their_own(known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a damaged neighbour is passed over with a warning."""
     shutil.copytree(known, tmp_path / "pas_two.first")
-    about = bundle.read_config(known)["pas"]
+    about = sealed.read_config(known)["pas"]
     backbone = bundle.Backbone(**about["backbone"])
     dense = models.create(backbone.name, num_classes=10, in_chans=1).eval()
     whole = pas.signature(dense, backbone.example()).dense()
@@ -375,8 +375,8 @@ def test_widths_without_weights(tmp_path: Path) -> None:
 
 def test_widths_alone_are_a_network(out: Path, tmp_path: Path) -> None:
     folder, known = tmp_path / "widths", out / "pas_tiny.digits"
-    backbone = bundle.Backbone(**bundle.read_config(known)["pas"]["backbone"])
-    bundle.save_widths(folder, backbone, bundle.architecture_of(known), mean=(0.3,), std=(0.3,), about={"name": "mine"}, card="Mine.")
+    backbone = bundle.Backbone(**sealed.read_config(known)["pas"]["backbone"])
+    bundle.save_widths(folder, backbone, sealed.architecture_of(known), mean=(0.3,), std=(0.3,), about={"name": "mine"}, card="Mine.")
     assert {file.name for file in folder.iterdir()} == {"config.json", "architecture.json", "README.md"}
     shapes = lambda network: [weight.shape for weight in network.parameters()]  # noqa: E731
     assert shapes(timm.create_model(f"local-dir:{folder}")) == shapes(pas.load(known))

@@ -17,7 +17,7 @@ import pas
 from pas import cli, models
 from pas.compose import compose
 from pas.keys import run_key
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.backbone import Backbone
 from pas.refusal import refusal
 
@@ -311,7 +311,7 @@ def test_bundles_and_data_that_do_not_match(good: Path, pictures: Path, tmp_path
     assert capfd.readouterr().err == f"pas: {good} was searched on fashion_mnist, not digits\n"
 
 
-@pytest.mark.parametrize("name", bundle.FILES[:3])
+@pytest.mark.parametrize("name", sealed.FILES[:3])
 def test_damaged_bundles(good: Path, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     copy = shutil.copytree(good, tmp_path / "bundle")
     content = (copy / name).read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pas.data import load, plain_loader
 from pas.errors import PasError
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.backbone import Backbone
 from pas.publish.names import located
 from pas.tasks import classification
@@ -19,7 +19,7 @@ def evaluate(name_or_folder: str | Path, name: str, root: str | None, entry: str
     Raises PasError when the folder is not a bundle, the data can't be found, or classes or channels don't match.
     """
     folder = located(name_or_folder)
-    backbone = Backbone(**bundle.read_config(folder)["pas"]["backbone"])
+    backbone = Backbone(**sealed.read_config(folder)["pas"]["backbone"])
     data = load(name, root=root, image_size=backbone.image_size, val_fraction=0.0)
     if data.num_classes != backbone.num_classes or data.channels != backbone.in_chans:
         raise PasError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pas.disk import write_bytes
 from pas.errors import PasError, first_line
-from pas.publish import bundle
+from pas.publish import bundle, sealed
 from pas.publish.names import located
 
 LAST = ("README.md", "config.json")
@@ -44,7 +44,7 @@ class Published(nn.Module, ModelHubMixin, library_name="pas", tags=["pas"]):
         folder = located(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = snapshot(str(pretrained_model_name_or_path), **options)
-        bundle.read_config(folder)  # Hugging Face's code reads it without looking at digests
+        sealed.read_config(folder)  # Hugging Face's code reads it without looking at digests
         found: Published = super().from_pretrained(folder, model=model)
         return found
 
@@ -59,12 +59,12 @@ class Published(nn.Module, ModelHubMixin, library_name="pas", tags=["pas"]):
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        published = from_bytes(bundle.read_file(self.folder, "model.safetensors"))
+        published = from_bytes(sealed.read_file(self.folder, "model.safetensors"))
         current = self.network.state_dict()
         if not all(torch.equal(tensor, current[name].cpu()) for name, tensor in published.items()):
             raise PasError("these are other weights than the bundle's, to which its card belongs: save network.state_dict() instead")
-        listed = bundle.read_config(self.folder)["pas"].get("sha256", ())
-        content = {name: bundle.read_file(self.folder, name) for name in sorted({*bundle.FILES, *listed} - {*LAST})}
+        listed = sealed.read_config(self.folder)["pas"].get("sha256", ())
+        content = {name: sealed.read_file(self.folder, name) for name in sorted({*sealed.FILES, *listed} - {*LAST})}
         content |= {name: (self.folder / name).read_bytes() for name in LAST if (self.folder / name).is_file()}
         for name, data in content.items():  # only now, when all of it was found intact
             write_bytes(save_directory / name, data)

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 from pas.disk import ASIDE, writing
 from pas.errors import PasError
-from pas.publish import bundle
+from pas.publish import sealed
 
 WIDTHS, PT2, INT8 = "widths.png", "model.pt2", "model.int8.onnx"
 OPTIONAL = {PT2: "pt2", INT8: "int8"}
@@ -25,8 +25,8 @@ def check(place: Path, name: str, source: Path, formats: Set[str], *, force: boo
     """
     if not occupied(place) or force:
         return
-    there = bundle.read_config(place)["pas"]
-    same = all(bundle.read_file(place, file) == bundle.read_file(source, file) for file in ("model.safetensors", "architecture.json"))
+    there = sealed.read_config(place)["pas"]
+    same = all(sealed.read_file(place, file) == sealed.read_file(source, file) for file in ("model.safetensors", "architecture.json"))
     if there.get("name") != name or not same:
         raise PasError(f"{place} holds another network ({there.get('run_key', 'of an unknown run')}): choose another --out, or --force")
     lost = {file: word for file, word in OPTIONAL.items() if (place / file).exists() and word not in formats}
@@ -40,7 +40,7 @@ def occupied(place: Path) -> bool:
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     found = {file.name for file in place.iterdir()} if place.is_dir() else set()
-    if not {*bundle.FILES[:3]} <= found <= {*bundle.FILES, bundle.GRAPH, WIDTHS, *OPTIONAL}:
+    if not {*sealed.FILES[:3]} <= found <= {*sealed.FILES, sealed.GRAPH, WIDTHS, *OPTIONAL}:
         raise PasError(f"{place} holds something that is no published network: choose another --out")
     return True
 

@@ -20,7 +20,7 @@ from pas.command import command, settings
 from pas.data import load
 from pas.errors import PasError
 from pas.exactness import relative_error
-from pas.publish import bundle, int8, place, program, registry
+from pas.publish import bundle, int8, place, program, registry, sealed
 from pas.publish.backbone import Backbone
 from pas.publish.card import Facts, Int8, published_card
 from pas.publish.chain import chain_of
@@ -68,7 +68,7 @@ def publish(
     asked = {word("--formats", one, FORMATS) for one in formats}
     folder, result = _finished(run)
     source = folder / "bundle"
-    config = bundle.read_config(source)
+    config = sealed.read_config(source)
     backbone = Backbone(**config["pas"]["backbone"])
     if config["pas"].get("run_key") != result["run_key"]:
         raise PasError(f"{source} is not of the run {result['run_key']}: take an intact copy of the run's folder")
@@ -76,8 +76,8 @@ def publish(
     there = out / name
     place.occupied(there)
     own = backbone.own(entry)
-    network, architecture = bundle.load(source, model=own), bundle.architecture_of(source)
-    graph = bundle.skeleton(source)
+    network, architecture = bundle.load(source, model=own), sealed.architecture_of(source)
+    graph = sealed.skeleton(source)
     chain = chain_of(network, backbone.example())
     further = asked if chain is not None else {*asked, "pt2"}
     with place.aside(there) as aside:
@@ -103,7 +103,7 @@ def publish(
         about |= {"chain": asdict(chain)} if chain else {}
         about |= {"int8": asdict(eight)} if eight else {}
         names = sorted(file.name for file in aside.iterdir())
-        bundle.seal(aside, bundle.configured(network, backbone, mean=mean, std=std, about=about), names, text)
+        sealed.seal(aside, bundle.configured(network, backbone, mean=mean, std=std, about=about), names, text)
         say("reading it back")
         _verify(aside, network, own, backbone, chained=chain is not None)
         place.check(there, name, source, further, force=force)  # it took a while, and not all that writes there asks for the lock

@@ -99,14 +99,14 @@ def _create(
 
     Raises PasError when there is no bundle, it is damaged, or weights are to be fitted to images or classes that they aren't for.
     """
-    from pas.publish import bundle
+    from pas.publish import bundle, sealed
 
     if features_only or kwargs.get("num_classes") == 0:
         raise PasError(f"{arch}: features_only and num_classes=0 aren't for searched networks, whose widths timm doesn't know: use hooks")
     cfg = resolve_pretrained_cfg(arch, pretrained_cfg, pretrained_cfg_overlay)
     folder = _folder(arch, cfg, cache_dir)
     if pretrained:
-        bundle.weights_of(folder)  # timm reads it without looking at digests
+        sealed.weights_of(folder)  # timm reads it without looking at digests
         for given, (name, own) in {
             "in_chans": (cfg.first_conv, cfg.input_size[0]),
             "num_classes": (cfg.classifier, cfg.num_classes),
