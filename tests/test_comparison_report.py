@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 from results import RESULT
 from rich.console import Console
 
@@ -260,6 +261,17 @@ def test_a_figure_has_curves_where_only_the_cost_differs(change: dict, curves: b
     found = budgets(**change)
     assert are_curves(found) == curves
     assert draw(found, tmp_path / "comparison.png").stat().st_size > 10_000
+
+
+def test_the_end_has_a_scale_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """70 to 81 % are a fifth of the height where the cuts' 20 % are shown too."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr("pas.report.comparison.figure.save", lambda figure, path: drawn.append(figure) or path)
+    draw(budgets(), tmp_path / "comparison.png")
+    cut, norms, end = (panel.get_ylim() for panel in drawn[0].axes)
+    assert cut == norms
+    assert cut[0] < 20 < 81 < cut[1]
+    assert 60 < end[0] < 70 < 81 < end[1]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 21])

@@ -21,8 +21,8 @@ from pas.compose import compose, compose_all
 from pas.config import Config
 from pas.errors import PasError
 from pas.keys import method_label
-from pas.publish.bundle import architecture_of
 from pas.publish.names import located
+from pas.publish.sealed import architecture_of
 from pas.report.figures import figure_of
 from pas.report.labels import put_names
 from pas.report.tables.cells import cells
@@ -32,6 +32,7 @@ from pas.tables import CSV, MARKDOWN, make, names, results_of, write
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
+QUARTER = {"kind": "macs", "target": 25.0, "achieved": 25, "dense": 100}
 YAML = """\
 title: Two methods
 command: pas compare experiment=NAME
@@ -60,8 +61,7 @@ def folder(tmp_path: Path) -> Path:
         put(place / "results", f"pas-s{seed}", top1, seed=seed)
     for seed, top1 in enumerate((80.0, 81.0)):
         put(place / "results", f"uniform-s{seed}", top1, seed=seed, method="uniform")
-    quarter = {"kind": "macs", "target": 25.0, "achieved": 25, "dense": 100}
-    put(place / "results", "uniform-quarter-s0", 70.0, method="uniform", budget=quarter)
+    put(place / "results", "uniform-quarter-s0", 70.0, method="uniform", budget=QUARTER)
     (place / "table.yaml").write_text(YAML)
     return place
 
@@ -84,6 +84,26 @@ def test_means_by_hand(folder: Path) -> None:
     assert found["absent", "top-1, %"] == "not run: needs ImageNet"
     assert (found["theirs", "top-1, %"], found["theirs", "images/s"], found["theirs", "fewer MACs"]) == ("80.10", "3256", "")
     assert not any(found["unknown", label] for label in ("top-1, %", "fewer MACs", "images/s"))
+
+
+def test_the_mean_over_shares_and_its_interval(folder: Path) -> None:
+    """By hand: gaps of seeds 0 and 1 at half of the MACs 81 - 80 and 83 - 81, at a quarter of them 72 - 70 and 75 - 69, so 1.5 and 4 in the
+    mean; their mean 2.75, standard error 1.25, Student's quantile of one degree 12.706: 15.88 to both sides. Seed 2 isn't of all.
+    """
+    for seed, top1 in enumerate((72.0, 75.0)):
+        put(folder / "results", f"pas-quarter-s{seed}", top1, seed=seed, budget=QUARTER)
+    put(folder / "results", "uniform-quarter-s1", 69.0, seed=1, budget=QUARTER, method="uniform")
+    columns = "  both: {of: gap, over: [0.5, 0.25]}\n  interval: {of: 'gap, 95 %', over: [0.5, 0.25]}\n"
+    (folder / "table.yaml").write_text(YAML.replace("  images/s: {}\n", f"{columns}  images/s: {{}}\n"))
+    found = words(folder)
+    assert found["uniform", "both"] == "+2.75 ± 1.77 (n=2)"
+    assert found["uniform", "interval"] == "-13.13 to +18.63 (n=2)"
+    assert found["pas", "both"] == found["pas", "interval"] == ""
+    made = make(folder.parent, "two")
+    assert len(results_behind(made.table, made.cells, "uniform")) == 4
+    for file in folder.glob("results/uniform-quarter-s1/*.json"):
+        file.unlink()
+    assert words(folder)["uniform", "interval"] == "no interval (n=1)"
 
 
 def test_a_table_follows_its_results(folder: Path) -> None:
@@ -171,6 +191,7 @@ def test_a_source_of_several_lines_stays_in_its_row(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
+        ("images/s: {}", "images/s: {of: top1, where: {share: 0.5}, over: [0.5]}", "says which shares a column is of"),
         ("of: fewer MACs", "of: fewer macs", "there is no quantity 'fewer macs'; did you mean fewer MACs?"),
         ("method: pas}", "methd: pas}", "results have no field 'methd'; did you mean method?"),
         ("data: [digits, cifar10]", "epoch.dense: 8", "results have no field 'epoch.dense'; did you mean epochs?"),

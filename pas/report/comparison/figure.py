@@ -43,13 +43,18 @@ def are_curves(lines: Sequence[Line]) -> bool:
 
 
 def _curves(lines: Sequence[Line], path: Path) -> Path:
-    """A panel a stage that was measured: top-1 against the share of the dense cost, a line a row."""
+    """A panel a stage that was measured: top-1 against the share of the dense cost, a line a row. The end has a scale of its own: there
+    rows lie close together.
+    """
     rows = list(dict.fromkeys(line.row for line in lines))
     stages, kind = stages_of(lines), _kind(lines)
     columns = max(2, 2 * len(stages))
     figure = figure_of(3.4 * len(stages) + 0.6, 3.3 + 0.17 * -(-(len(rows) + 1) // columns))
-    panels = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(stages), squeeze=False)[0]
     for axes, stage in zip(panels, stages, strict=True):
+        if stage != "end" and axes is not panels[0]:
+            axes.sharey(panels[0])
+            axes.tick_params(labelleft=False)
         for number, row in enumerate(rows):
             points = [(line.share(kind), line.top1(stage)) for line in lines if line.row == row]
             known = sorted((cost.mean, value.mean, value.std) for cost, value in points if cost is not None and value is not None)

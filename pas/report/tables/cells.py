@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from pas.errors import PasError
-from pas.report.tables.quantities import QUANTITIES, Result
+from pas.report.tables.quantities import GAPS, QUANTITIES, Result
 from pas.report.tables.spec import SHARE, Row, Table, listed
 from pas.result import FILE
 
@@ -25,7 +26,7 @@ class Cell:
 
     words: str
     values: Mapping[int, float]
-    results: Mapping[int, Result]
+    results: Sequence[Result]
     number: float | None = None
 
     @property
@@ -49,31 +50,43 @@ def cells(table: Table, results: Sequence[Result]) -> dict[tuple[str, str], Cell
 def _published(row: Row, label: str) -> Cell:
     words = str(row.published.get(label, ""))
     number = NUMBER.fullmatch(words)
-    return Cell(words, {}, {}, float(number[1]) if number else None)
+    return Cell(words, {}, (), float(number[1]) if number else None)
 
 
 def _cell(table: Table, results: Sequence[Result], name: str, label: str, of: str | None) -> Cell:
-    if of is None or not _meet(table.rows[name].runs or {}, table.columns[label].where):
-        return Cell("", {}, {})
-    found = _matching(table, results, name, label)
-    if not found:
+    column = table.columns[label]
+    if of is None or not _meet(table.rows[name].runs or {}, column.where):
+        return Cell("", {}, ())
+    places = [{**column.where, SHARE: share} for share in column.over] or [column.where]
+    found = [_matching(table, results, name, label, where) for where in places]
+    if not any(found):
         why = table.rows[name].missing or table.missing
-        return Cell(f"not run: {why}" if why else "not run", {}, {})
+        return Cell(f"not run: {why}" if why else "not run", {}, ())
+    parts = [_values(table, results, one, name, label, of, where) for one, where in zip(found, places, strict=True)]
+    values = {seed: fmean(part[seed] for part in parts) for seed in parts[0] if all(seed in part for part in parts)}
+    behind = [result for one in found for result in one.values()]
+    return Cell(QUANTITIES[of].words(list(values.values())) if values else "", values, behind)
+
+
+def _values(
+    table: Table, results: Sequence[Result], found: Mapping[int, Result], name: str, label: str, of: str, where: Mapping[str, Any]
+) -> dict[int, float]:
+    """The quantity of these results of a row, by their seeds."""
     numbers = {seed: QUANTITIES[of].of(result) for seed, result in found.items()}
     values = {seed: value for seed, value in numbers.items() if value is not None}
-    if of == "gap":
-        assert table.against is not None
-        other = {} if name == table.against else _matching(table, results, table.against, label)
-        values = {seed: other[seed]["searched"]["top1"] - value for seed, value in values.items() if seed in other}
-    return Cell(QUANTITIES[of].words(list(values.values())) if values else "", values, found)
+    if of not in GAPS:
+        return values
+    assert table.against is not None
+    other = {} if name == table.against else _matching(table, results, table.against, label, where)
+    return {seed: other[seed]["searched"]["top1"] - value for seed, value in values.items() if seed in other}
 
 
-def _matching(table: Table, results: Sequence[Result], name: str, label: str) -> dict[int, Result]:
-    """The results of a row in a column by their seeds."""
-    where = [*(table.rows[name].runs or {}).items(), *table.columns[label].where.items()]
+def _matching(table: Table, results: Sequence[Result], name: str, label: str, where: Mapping[str, Any]) -> dict[int, Result]:
+    """The results of a row in a column by their seeds. `where`: the column's, in the end of one share."""
+    fields = [*(table.rows[name].runs or {}).items(), *where.items()]
     found: dict[int, Result] = {}
     for result in results:
-        if all(_fits(result, field, wanted) for field, wanted in where):
+        if all(_fits(result, field, wanted) for field, wanted in fields):
             twin = found.setdefault(result["seed"], result)
             if twin is not result and twin["run_key"] != result["run_key"]:
                 raise PasError(

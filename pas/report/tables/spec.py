@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from pas.errors import PasError
 from pas.refusal import near, refusal
-from pas.report.tables.quantities import QUANTITIES
+from pas.report.tables.quantities import GAPS, QUANTITIES
 from pas.result import BEFORE, FIELDS
 
 FILE = "table.yaml"
@@ -47,15 +47,21 @@ def _check(where: dict[str, Any]) -> None:
 
 @dataclass
 class Column:
-    """`of`: a quantity of the results, or null for what only published rows have. `where`: fields of the results that it is limited to."""
+    """`of`: a quantity of the results, or null for what only published rows have. `where`: fields of the results that it is limited to.
+
+    `over`: shares of the dense cost; of every seed that has all of them, the mean over them is its value.
+    """
 
     of: str | None = None
     where: dict[str, Any] = field(default_factory=dict)
+    over: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.of is not None and self.of not in QUANTITIES:
             raise PasError(f"there is no quantity {self.of!r}; {near(self.of, list(QUANTITIES))}")
         _check(self.where)
+        if self.over and SHARE in self.where:
+            raise PasError(f"over: {self.over} says which shares a column is of, so where can't say it too")
 
 
 @dataclass
@@ -99,7 +105,7 @@ class Figure:
 @dataclass
 class Table:
     """What a `table.yaml` says. `results`: folders of runs, from that of the file. `command`: what makes them; `missing`: why some aren't
-    made. `against`: the row that the quantity "gap" is the distance to.
+    made. `against`: the row that the quantities "gap" and "gap, 95 %" are the distance to.
     """
 
     title: str
@@ -118,8 +124,9 @@ class Table:
                 self._column(name, f"row {label!r}")
         for name in [*self.figure.y, *([self.figure.x] if self.figure.x else [])] if self.figure else []:
             self._column(name, "figure")
-        if any(column.of == "gap" for column in self.columns.values()) and self.rows.get(self.against or "", Row(unknown="")).runs is None:
-            raise PasError("the quantity 'gap' needs against, a row of this table that has runs")
+        gap = next((column.of for column in self.columns.values() if column.of in GAPS), None)
+        if gap is not None and self.rows.get(self.against or "", Row(unknown="")).runs is None:
+            raise PasError(f"the quantity {gap!r} needs against, a row of this table that has runs")
 
     def _column(self, name: str, where: str) -> None:
         if name not in self.columns:

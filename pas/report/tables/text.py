@@ -51,7 +51,7 @@ def as_csv(table: Table, cells: Cells) -> str:
 
 def results_behind(table: Table, cells: Cells, name: str) -> list[Result]:
     """Every result that a row shows, each once."""
-    found = {result["run_key"]: result for label in table.columns for result in cells[name, label].results.values()}
+    found = {result["run_key"]: result for label in table.columns for result in cells[name, label].results}
     return list(found.values())
 
 
@@ -96,7 +96,7 @@ def _numbers(cell: Cell) -> dict[str, Any]:
 def _origin(table: Table, row: Row, cell: Cell) -> dict[str, Any]:
     if row.runs is None:
         return {"source": row.source, "tag": row.tag}
-    environments = [result["environment"] for result in cell.results.values()]
+    environments = [result["environment"] for result in cell.results]
     told = {"commits": _commits(environments), "devices": _devices(environments)} if environments else {}
     return {"source": row.source or OURS, "command": table.command_of(row), **told}
 
