@@ -32,6 +32,7 @@ from pas.data import load, plain_loader
 from pas.exactness import relative_error
 from pas.pipeline import run
 from pas.publish import bundle, names, registry, sealed
+from pas.publish.backbone import Backbone
 from pas.publish.publication import publish
 from pas.report import figures
 from pas.runs import run_folder
@@ -78,7 +79,7 @@ same = timm.create_model(NAME, pretrained=True).eval()
 
 folder = names.located(NAME)
 about = sealed.read_config(folder)["pas"]
-example = bundle.Backbone(**about["backbone"]).example()
+example = Backbone(**about["backbone"]).example()
 data = load(about["data"], image_size=example.shape[-1])
 test = plain_loader(data, data.test, batch_size=500)
 images = torch.cat([x for x, _ in test.epoch(0)])
