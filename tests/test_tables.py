@@ -104,6 +104,9 @@ def test_the_mean_over_shares_and_its_interval(folder: Path) -> None:
     for file in folder.glob("results/uniform-quarter-s1/*.json"):
         file.unlink()
     assert words(folder)["uniform", "interval"] == "no interval (n=1)"
+    for file in folder.glob("results/uniform-quarter-s0/*.json"):
+        file.unlink()
+    assert words(folder)["uniform", "interval"] == "not run: needs a GPU"
 
 
 def test_a_table_follows_its_results(folder: Path) -> None:

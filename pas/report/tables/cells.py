@@ -55,11 +55,12 @@ def _published(row: Row, label: str) -> Cell:
 
 def _cell(table: Table, results: Sequence[Result], name: str, label: str, of: str | None) -> Cell:
     column = table.columns[label]
-    if of is None or not _meet(table.rows[name].runs or {}, column.where):
+    limited = {**column.where, SHARE: column.over} if column.over else column.where
+    if of is None or not _meet(table.rows[name].runs or {}, limited):
         return Cell("", {}, ())
     places = [{**column.where, SHARE: share} for share in column.over] or [column.where]
     found = [_matching(table, results, name, label, where) for where in places]
-    if not any(found):
+    if not set.intersection(*map(set, found)):  # no seed has them all
         why = table.rows[name].missing or table.missing
         return Cell(f"not run: {why}" if why else "not run", {}, ())
     parts = [_values(table, results, one, name, label, of, where) for one, where in zip(found, places, strict=True)]
@@ -82,7 +83,7 @@ def _values(
 
 
 def _matching(table: Table, results: Sequence[Result], name: str, label: str, where: Mapping[str, Any]) -> dict[int, Result]:
-    """The results of a row in a column by their seeds. `where`: the column's, in the end of one share."""
+    """The results of a row in a column by their seeds. `where`: the column's fields, with one share where it is over several."""
     fields = [*(table.rows[name].runs or {}).items(), *where.items()]
     found: dict[int, Result] = {}
     for result in results:
