@@ -95,7 +95,10 @@ def test_the_mean_over_shares_and_its_interval(folder: Path) -> None:
     put(folder / "results", "uniform-quarter-s1", 69.0, seed=1, budget=QUARTER, method="uniform")
     columns = "  both: {of: gap, over: [0.5, 0.25]}\n  interval: {of: 'gap, 95 %', over: [0.5, 0.25]}\n"
     (folder / "table.yaml").write_text(YAML.replace("  images/s: {}\n", f"{columns}  images/s: {{}}\n"))
+    text = (folder / "table.yaml").read_text()
+    (folder / "table.yaml").write_text(text.replace("  absent:", "  half: {runs: {method: uniform, share: 0.5}}\n  absent:"))
     found = words(folder)
+    assert found["half", "both"] == "", "a row of one share has no mean over two"
     assert found["uniform", "both"] == "+2.75 ± 1.77 (n=2)"
     assert found["uniform", "interval"] == "-13.13 to +18.63 (n=2)"
     assert found["pas", "both"] == found["pas", "interval"] == ""
@@ -195,6 +198,7 @@ def test_a_source_of_several_lines_stays_in_its_row(folder: Path) -> None:
     ("old", "new", "told"),
     [
         ("images/s: {}", "images/s: {of: top1, where: {share: 0.5}, over: [0.5]}", "says which shares a column is of"),
+        ("images/s: {}", "images/s: {of: top1, over: [0.5, 0.5]}", "must be different shares above 0"),
         ("of: fewer MACs", "of: fewer macs", "there is no quantity 'fewer macs'; did you mean fewer MACs?"),
         ("method: pas}", "methd: pas}", "results have no field 'methd'; did you mean method?"),
         ("data: [digits, cifar10]", "epoch.dense: 8", "results have no field 'epoch.dense'; did you mean epochs?"),

@@ -39,7 +39,8 @@ from pas.environment import environment
 from pas.recovery import Recovery
 from pas.runs import open_folder
 from pas.setting import Setting
-from pas.stages import finetune, make
+from pas.stages import finetune
+from pas.start import make
 from pas.surgery.fuse import fuse
 from pas.tracking import Tracker
 from pas.train.recipe import Recipe

@@ -1,6 +1,7 @@
 """The files of a bundle, and the digests by which one that was damaged or edited is refused instead of giving another network.
 
-`config.json` holds the digests of the other files and of itself, and is written last: a folder with it is whole.
+`config.json` holds the digests of the other files and of itself, and is written last: a folder with it is whole. An architecture is also
+read from a run's folder or a file of its own, which have no digests.
 """
 
 from __future__ import annotations

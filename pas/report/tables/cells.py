@@ -55,17 +55,19 @@ def _published(row: Row, label: str) -> Cell:
 
 def _cell(table: Table, results: Sequence[Result], name: str, label: str, of: str | None) -> Cell:
     column = table.columns[label]
-    limited = {**column.where, SHARE: column.over} if column.over else column.where
-    if of is None or not _meet(table.rows[name].runs or {}, limited):
+    runs = table.rows[name].runs or {}
+    of_all = SHARE not in runs or {*column.over} <= {*listed(runs[SHARE])}
+    if of is None or not of_all or not _meet(runs, column.where):
         return Cell("", {}, ())
     places = [{**column.where, SHARE: share} for share in column.over] or [column.where]
     found = [_matching(table, results, name, label, where) for where in places]
-    if not set.intersection(*map(set, found)):  # no seed has them all
+    common = set.intersection(*map(set, found))  # seeds that have them all
+    if not common:
         why = table.rows[name].missing or table.missing
         return Cell(f"not run: {why}" if why else "not run", {}, ())
     parts = [_values(table, results, one, name, label, of, where) for one, where in zip(found, places, strict=True)]
     values = {seed: fmean(part[seed] for part in parts) for seed in parts[0] if all(seed in part for part in parts)}
-    behind = [result for one in found for result in one.values()]
+    behind = [result for one in found for seed, result in one.items() if seed in common]
     return Cell(QUANTITIES[of].words(list(values.values())) if values else "", values, behind)
 
 

@@ -62,6 +62,8 @@ class Column:
         _check(self.where)
         if self.over and SHARE in self.where:
             raise PasError(f"over: {self.over} says which shares a column is of, so where can't say it too")
+        if len({*self.over}) < len(self.over) or any(share <= 0 for share in self.over):
+            raise PasError(f"over: {self.over}: must be different shares above 0")
 
 
 @dataclass
