@@ -29,6 +29,7 @@ from pas.difference import difference
 from pas.keys import run_key
 from pas.pipeline import run
 from pas.publish import bundle, names, place, registry, sealed
+from pas.publish.backbone import Backbone
 from pas.publish.card import card as run_card
 from pas.publish.chain import Chain, chain_of
 from pas.publish.licences import start
@@ -118,7 +119,7 @@ def test_the_card(finished: Path, out: Path) -> None:
 def test_a_latency_is_told_when_it_is_known(finished: Path) -> None:
     """By the rule of the reports: not where the interval is wider than a fifth of the ratio."""
     result = json.loads((finished / "result.json").read_text())
-    backbone = bundle.Backbone(**sealed.read_config(finished / "bundle")["pas"]["backbone"])
+    backbone = Backbone(**sealed.read_config(finished / "bundle")["pas"]["backbone"])
     result["dense"]["latency_ms"], result["searched"]["latency_ms"] = 2.0, 1.0
     for high, words, not_told in ((0.55, "| 2 | 1 |", "too noisy"), (0.61, "was too noisy to tell", "| 2 | 1 |")):
         result["latency"] |= {"share": 0.5, "share_low": 0.5, "share_high": high}
@@ -174,7 +175,7 @@ def test_again_and_instead(finished: Path, out: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         next(network.parameters()).mul_(2)
     about = sealed.read_config(other / "bundle")["pas"]
-    bundle.save(other / "bundle", network, bundle.Backbone(**about["backbone"]), sealed.architecture_of(folder), mean=(0.5,), std=(0.5,),
+    bundle.save(other / "bundle", network, Backbone(**about["backbone"]), sealed.architecture_of(folder), mean=(0.5,), std=(0.5,),
                 about=about, card="")  # fmt: skip
     with pytest.raises(pas.PasError, match="holds another network"):
         publish(other, "pas_tiny.digits", parent)
@@ -324,7 +325,7 @@ def test_tags_have_widths_of_their_own(known: Path, tmp_path: Path, monkeypatch:
     """And a damaged neighbour is passed over with a warning."""
     shutil.copytree(known, tmp_path / "pas_two.first")
     about = sealed.read_config(known)["pas"]
-    backbone = bundle.Backbone(**about["backbone"])
+    backbone = Backbone(**about["backbone"])
     dense = models.create(backbone.name, num_classes=10, in_chans=1).eval()
     whole = pas.signature(dense, backbone.example()).dense()
     bundle.save(tmp_path / "pas_two.wide", pas.fuse(dense), backbone, whole, mean=(0.5,), std=(0.5,), about={}, card="")
@@ -375,7 +376,7 @@ def test_widths_without_weights(tmp_path: Path) -> None:
 
 def test_widths_alone_are_a_network(out: Path, tmp_path: Path) -> None:
     folder, known = tmp_path / "widths", out / "pas_tiny.digits"
-    backbone = bundle.Backbone(**sealed.read_config(known)["pas"]["backbone"])
+    backbone = Backbone(**sealed.read_config(known)["pas"]["backbone"])
     bundle.save_widths(folder, backbone, sealed.architecture_of(known), mean=(0.3,), std=(0.3,), about={"name": "mine"}, card="Mine.")
     assert {file.name for file in folder.iterdir()} == {"config.json", "architecture.json", "README.md"}
     shapes = lambda network: [weight.shape for weight in network.parameters()]  # noqa: E731

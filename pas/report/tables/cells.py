@@ -55,11 +55,9 @@ def _published(row: Row, label: str) -> Cell:
 
 def _cell(table: Table, results: Sequence[Result], name: str, label: str, of: str | None) -> Cell:
     column = table.columns[label]
-    runs = table.rows[name].runs or {}
-    of_all = SHARE not in runs or {*column.over} <= {*listed(runs[SHARE])}
-    if of is None or not of_all or not _meet(runs, column.where):
-        return Cell("", {}, ())
     places = [{**column.where, SHARE: share} for share in column.over] or [column.where]
+    if of is None or not all(_meet(table.rows[name].runs or {}, where) for where in places):
+        return Cell("", {}, ())
     found = [_matching(table, results, name, label, where) for where in places]
     common = set.intersection(*map(set, found))  # seeds that have them all
     if not common:
